@@ -1,0 +1,1 @@
+"""The control plane: accepts jobs, places them, and tells what became of them."""

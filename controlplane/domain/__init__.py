@@ -1,0 +1,1 @@
+"""What trainplane means, apart from any technology: stdlib only, synchronous, without a clock."""

@@ -1,1 +1,4 @@
-"""What trainplane means, apart from any technology: stdlib only, synchronous, without a clock."""
+"""The rules of jobs, attempts and nodes: stdlib only, synchronous, no clock, no I/O.
+
+Time comes in as `…_us`: microseconds since the Unix epoch, UTC.
+"""

@@ -1,6 +1,6 @@
 """Which failures are tried again, how often, and after how long.
 
-Infrastructure losses have a budget of their own, apart from the user's `max_attempts`: a job is not to blame for its node.
+Infrastructure losses have a budget apart from the user's `max_attempts`: a job is not to blame for its node.
 """
 
 from __future__ import annotations

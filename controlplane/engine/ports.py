@@ -96,7 +96,7 @@ class Transaction(Protocol):
         ...
 
     def save_jobs(self, jobs: Sequence[Job]) -> None:
-        """Writes what news change (every field of `Job` but its names); a job leaving QUEUED loses its pending reason."""
+        """Writes every field of `Job` but its names; a job that leaves QUEUED loses its pending reason."""
         ...
 
     def waiting_jobs(self, *, limit: int) -> list[WaitingJob]:

@@ -38,7 +38,7 @@ LIVE = frozenset({State.STARTING, State.RUNNING, State.PAUSING, State.CANCELLING
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far training is. `remaining_seconds` is negative where unknown."""
+    """How far training is."""
 
     step: int
     total_steps: int
@@ -138,7 +138,6 @@ class JobRecord:
     secret_macs: str
     output_uri: str
     pending_reason: str
-    queue_position: int
     base_model_commit: str
     retry_of: str
     attempts: tuple[Attempt, ...] = ()
@@ -152,5 +151,4 @@ class WaitingJob:
     requirement: Requirement
     priority: int
     pending_reason: str
-    queue_position: int
     sent: str

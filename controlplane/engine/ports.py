@@ -99,24 +99,36 @@ class Transaction(Protocol):
         """Writes every field of `Job` but its names; a job that leaves QUEUED loses its pending reason."""
         ...
 
-    def waiting_jobs(self, *, limit: int) -> list[WaitingJob]:
-        """QUEUED jobs, highest priority first, then oldest."""
+    def waiting_jobs(self, *, limit: int, after: tuple[int, str] | None = None) -> list[WaitingJob]:
+        """QUEUED jobs, highest priority first, then oldest; `after` = (priority, uid) of the page before's last."""
+        ...
+
+    def unseen_jobs(self, *, limit: int) -> list[WaitingJob]:
+        """The same, only those that the dispatcher has not looked at: without a pending reason."""
+        ...
+
+    def queue_position(self, uid: str, *, priority: int) -> int:
+        """1 + the number of QUEUED jobs before it."""
         ...
 
     def recovering_jobs(self, *, due_us: int) -> list[Job]:
         """RECOVERING jobs whose `not_before_us` has passed, locked."""
         ...
 
-    def set_pending(self, reasons: Mapping[str, tuple[str, int]]) -> None:
-        """Uid -> (pending reason, queue position); only where still QUEUED."""
+    def set_pending(self, reasons: Mapping[str, str]) -> None:
+        """Writes uid -> pending reason, where still QUEUED."""
         ...
 
     def sealed_secrets(self, uid: str) -> Sealed | None:
         """What the job's secrets are sealed in; `sealed` is empty where there are none (any more)."""
         ...
 
-    def erase_secrets(self, uid: str) -> None:
-        """Overwrites the sealed secrets with nothing."""
+    def set_sealed_secrets(self, uid: str, sealed: bytes) -> None:
+        """Overwrites the job's sealed secrets; empty erases them."""
+        ...
+
+    def old_secrets(self, *, ended_before_us: int, limit: int) -> list[str]:
+        """Uids of jobs that ended before, whose endpoints are settled, and that still have sealed secrets."""
         ...
 
     def effective_spec(self, uid: str) -> str:

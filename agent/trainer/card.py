@@ -1,0 +1,97 @@
+"""The adapter's model card: `README.md` with the metadata that model hubs read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CARD = """---
+base_model: {base_model_yaml}
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- lora
+- trainplane
+---
+
+# {title}
+
+A LoRA adapter of `{base_model}`, trained by trainplane ({train_rows} rows, {steps} steps).
+
+## Use
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base_model_python})
+model = PeftModel.from_pretrained(base, "path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained({base_model_python})
+```
+
+## Training
+
+| | |
+|---|---|
+{facts}
+
+## Loss
+
+| | |
+|---|---|
+{losses}
+
+Where everything came from, with digests and versions: `provenance.json`.
+"""
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """The card of an adapter, from its provenance."""
+    training, adapter, losses = facts["training"], facts["adapter"], facts["losses"]
+    customization = facts["spec"].get("customization", {})
+    tuning = facts["spec"].get("tuning_parameters", {})
+    base_model = facts["base_model"]["model_name"]
+    rows = {
+        "method": adapter["method"],
+        "rank, alpha, dropout": ", ".join(
+            str(customization.get(name, "default")) for name in ("rank", "lora_alpha", "lora_dropout")
+        ),
+        "target modules": ", ".join(adapter["target_modules"]),
+        "trainable parameters": f"{adapter['trainable_parameters']:,} of {facts['base_model']['parameters']:,}",
+        "precision": training["precision"],
+        "learning rate": f"{training['peak_learning_rate']:g}, {training['lr_scheduler']}",
+        "warm-up steps": training["warmup_steps"],
+        "effective batch": training["effective_batch_size"],
+        "epochs": training["epochs"],
+        "max sequence length": tuning.get("max_sequence_length", "default"),
+        "tokens seen": f"{training['tokens']:,}, trained on {training['trained_tokens']:,}",
+        "seed": training["seed"],
+    }
+    shown_losses = {
+        "training, first step": losses["first"],
+        "training, last step": losses["last"],
+        "evaluation, before": losses["eval_before"],
+        "evaluation, after": losses["eval_after"],
+    }
+    return CARD.format(
+        base_model=_inline(base_model),
+        base_model_yaml=json.dumps(base_model),
+        base_model_python=json.dumps(base_model),
+        title=_inline(facts["job_id"] or "adapter"),
+        train_rows=sum(source["rows"] for source in facts["datasets"]["sources"] if source["split"] == "train"),
+        steps=training["steps"],
+        facts=_table(rows),
+        losses=_table({name: loss for name, loss in shown_losses.items() if loss is not None}),
+    )
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    return "\n".join(f"| {name} | {_inline(str(value)).replace('|', chr(92) + '|')} |" for name, value in rows.items())
+
+
+def _inline(text: str) -> str:
+    """Text that cannot break out of a line or of a code span."""
+    return " ".join(text.split()).replace("`", "'")

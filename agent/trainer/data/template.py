@@ -1,0 +1,151 @@
+"""From a row to the text that the model sees, with the spans that it is trained on.
+
+* `text`: the whole.
+* `prompt` + `completion`: joined as they are; the completion.
+* `instruction` (+ `input`) + `output`: a model with a chat template gets it as one exchange of user and
+  assistant, another gets the well-known prompt of the Alpaca data set; the output.
+* `messages`: the model's chat template; each turn of the assistant up to and with its end-of-turn token.
+
+A turn's span is what the template adds to the conversation so far when that turn is appended. Some templates
+rewrite earlier turns (they drop old reasoning, for instance), so that what is rendered for a prefix is no
+prefix of the whole. Such a conversation becomes one training text per assistant turn, each rendered as the
+model would see it at that point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
+from agent.trainer.failures import ChatTemplateMissing, DatasetInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.trainer.data.rows import Row
+
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A text and the half-open character spans of it that are trained on, in order."""
+
+    where: str
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    templated: bool
+    """Whether a chat template wrote it, with all special tokens in it."""
+    ends_turn: bool
+    """Whether the model should learn to stop where the text ends."""
+
+
+class Renderer:
+    """Renders rows for one tokenizer.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        chat_template: Jinja source that takes the place of the tokenizer's own, or None.
+    """
+
+    def __init__(self, tokenizer: Any, chat_template: str | None) -> None:
+        self._tokenizer = tokenizer
+        own = tokenizer.chat_template
+        self._template = chat_template or (own.get("default") if isinstance(own, dict) else own)
+        self._special_tokens = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return bool(self._template)
+
+    def render(self, row: Row) -> list[Rendered]:
+        """One or more training texts for a row.
+
+        Raises:
+            ChatTemplateMissing: the row has `messages` and there is no template.
+            DatasetInvalid: the template refuses the conversation.
+        """
+        match row.content:
+            case Text(text):
+                return [Rendered(row.where, text, ((0, len(text)),), templated=False, ends_turn=True)]
+            case Completion(prompt, completion):
+                return [_completed(row.where, prompt, completion)]
+            case Instruction(instruction, given, output) if self._template:
+                question = f"{instruction}\n\n{given}" if given else instruction
+                messages = [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
+                return self._conversation(row.where, messages)
+            case Instruction(instruction, given, output):
+                prompt = (ALPACA_WITH_INPUT if given else ALPACA).format(instruction=instruction, input=given)
+                return [_completed(row.where, prompt, output)]
+            case Conversation(messages):
+                return self._conversation(row.where, messages)
+
+    def _conversation(self, where: str, messages: Sequence[Mapping[str, Any]]) -> list[Rendered]:
+        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        conversation = messages[: turns[-1] + 1]
+        whole = self._apply(where, conversation)
+        spans = [self._span(where, messages, turn) for turn in turns]
+        if all(whole.startswith(text) for text, _ in spans):
+            return [self._rendered(where, whole, tuple(span for _, span in spans))]
+        return [self._rendered(where, text, (span,)) for text, span in spans]
+
+    def _span(self, where: str, messages: Sequence[Mapping[str, Any]], turn: int) -> tuple[str, tuple[int, int]]:
+        """The conversation up to and with that turn, and where in it the turn's own text lies."""
+        after = self._apply(where, messages[: turn + 1])
+        if turn == 0:
+            # Nothing stands before it, and templates refuse an empty conversation: the turn begins with its words.
+            start = max(0, after.find(messages[0]["content"].strip()))
+            return after, (start, self._end_of_turn(after, start))
+        before = self._apply(where, messages[:turn], generation_prompt=True)
+        if not after.startswith(before):
+            # The prompt opens what this turn does not have (a block of reasoning): the turn begins where they part.
+            before = before[: _parting(before, after)]
+        return after, (len(before), self._end_of_turn(after, len(before)))
+
+    def _end_of_turn(self, text: str, start: int) -> int:
+        """Leave out white space that the template writes after the end-of-turn token."""
+        trimmed = text.rstrip()
+        closed = any(trimmed.endswith(token) for token in self._special_tokens)
+        return max(start, len(trimmed)) if closed else len(text)
+
+    def _rendered(self, where: str, text: str, spans: tuple[tuple[int, int], ...]) -> Rendered:
+        end = spans[-1][1]
+        closed = any(text.endswith(token, 0, end) for token in self._special_tokens)
+        return Rendered(where, text if closed else text[:end], spans, templated=True, ends_turn=not closed)
+
+    def _apply(self, where: str, messages: Sequence[Mapping[str, Any]], *, generation_prompt: bool = False) -> str:
+        if not self._template:
+            raise ChatTemplateMissing(
+                f"{where} has messages, and the model has no chat template; set tuning_parameters.chat_template, "
+                "or use rows with prompt and completion"
+            )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages), chat_template=self._template, tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise DatasetInvalid(f"{where}: the chat template refuses it: {error}") from error
+        return str(text)
+
+
+def _parting(left: str, right: str) -> int:
+    """How many characters two texts begin with in common."""
+    shortest = min(len(left), len(right))
+    return next((index for index in range(shortest) if left[index] != right[index]), shortest)
+
+
+def _completed(where: str, prompt: str, completion: str) -> Rendered:
+    text = prompt + completion
+    return Rendered(where, text, ((len(prompt), len(text)),), templated=False, ends_turn=True)

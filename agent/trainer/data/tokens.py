@@ -1,0 +1,142 @@
+"""From rendered text to token ids with a mask: a token is trained on if any of its characters lies in a trained span.
+
+The whole text is tokenized at once and the spans are found by offsets. Tokenizing prompt and completion apart
+would split tokens that the model sees whole, and would give some tokenizers' completions a space that nobody wrote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from agent.trainer.data.template import Rendered
+
+CHUNK = 512
+"""Texts a call: enough for the tokenizer's threads, and a bound on what stands in memory twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence. `trained[i]` says whether token i is to be predicted; the first token never is."""
+
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens this example teaches."""
+        return int(self.trained.sum())
+
+
+@dataclass(slots=True)
+class TokenCounts:
+    """What happened to the texts of one split on their way to examples."""
+
+    texts: int = 0
+    examples: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    truncated: int = 0
+    """Examples that lost their end."""
+    truncated_tokens: int = 0
+    """Tokens that were cut off."""
+    untrainable: int = 0
+    """Texts left out, because no trained token was left of them."""
+    first_truncated: str = ""
+    first_untrainable: str = ""
+
+
+def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, counts: TokenCounts) -> Iterator[Example]:
+    """Examples in the order of the texts, without those that teach nothing.
+
+    Args:
+        texts: what the template wrote.
+        tokenizer: a fast transformers tokenizer (it knows offsets).
+        max_length: longer sequences lose their end.
+        counts: is counted up as the examples are taken.
+    """
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, CHUNK)):
+        for templated in (False, True):
+            # Special tokens are the template's business where there is one; one call cannot mix both.
+            alike = [text for text in chunk if text.templated is templated]
+            chunk_of_examples = _tokenize_alike(alike, tokenizer, special_tokens=not templated)
+            for text, example in zip(alike, chunk_of_examples, strict=True):
+                counts.texts += 1
+                if (kept := _fitted(text, example, max_length, counts)) is not None:
+                    yield kept
+
+
+def _tokenize_alike(texts: Sequence[Rendered], tokenizer: Any, *, special_tokens: bool) -> Iterator[Example]:
+    if not texts:
+        return
+    encoded = tokenizer(
+        [text.text for text in texts],
+        add_special_tokens=special_tokens,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # lengths are our business
+    )
+    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        yield _masked(text, list(ids), offsets, tokenizer.eos_token_id)
+
+
+def _masked(text: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]], eos: int | None) -> Example:
+    trained = mask(offsets, text.spans)
+    if text.ends_turn and eos is not None and text.spans[-1][1] > text.spans[-1][0]:
+        if not ids or ids[-1] != eos:
+            ids.append(eos)
+            trained.append(True)
+        else:
+            trained[-1] = True
+    if trained:
+        trained[0] = False
+    return Example(np.array(ids, dtype=np.int32), np.array(trained, dtype=np.bool_))
+
+
+def mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which tokens overlap a span.
+
+    Tokens that a tokenizer adds of its own have the offsets (0, 0) and overlap nothing. Byte-level tokenizers
+    that trim offsets give a token of spaces an empty one at its end: it is taken to begin where the token
+    before it ended.
+    """
+    trained = []
+    span = 0
+    previous_end = 0
+    for start, end in offsets:
+        begin = previous_end if start == end else start
+        while span < len(spans) and spans[span][1] <= begin:
+            span += 1
+        trained.append(span < len(spans) and begin < spans[span][1] and end > spans[span][0] and end > begin)
+        previous_end = max(previous_end, end)
+    return trained
+
+
+def _fitted(text: Rendered, example: Example, max_length: int, counts: TokenCounts) -> Example | None:
+    """The example cut to length and counted; None if it teaches nothing."""
+    if len(example) > max_length:
+        counts.truncated += 1
+        counts.truncated_tokens += len(example) - max_length
+        counts.first_truncated = counts.first_truncated or text.where
+        example = Example(example.ids[:max_length].copy(), example.trained[:max_length].copy())
+    if not example.trained_tokens:
+        counts.untrainable += 1
+        counts.first_untrainable = counts.first_untrainable or text.where
+        return None
+    counts.examples += 1
+    counts.tokens += len(example)
+    counts.trained_tokens += example.trained_tokens
+    return example

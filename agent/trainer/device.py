@@ -1,0 +1,60 @@
+"""What the training computes on, and what a pass costs there."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agent.trainer.data.batches import PassCost
+from agent.trainer.failures import ConfigInvalid, PrecisionUnsupported
+
+CPU_COST = PassCost(limit=1024, overhead=64)
+"""For a 135M model on 2 cores: a pass reads all weights once, which takes as long as some 60 tokens; and the
+logits of 1,024 tokens over a vocabulary of 49k are 0.6 GB with their gradient, so that a step stays below 3 GiB."""
+
+GPU_COST = PassCost(limit=16384, overhead=1024)
+"""A pass launches thousands of kernels whatever its size. The search for what fits begins at the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device."""
+
+    torch_device: torch.device
+    name: str
+    cost: PassCost
+
+    def peak_memory_bytes(self) -> int:
+        """The most device memory that tensors have taken so far; 0 on a CPU."""
+        return torch.cuda.max_memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else 0
+
+
+def choose(precision: str, *, wants_gpu: bool) -> Device:
+    """The GPU that the job was given, else the CPU.
+
+    Raises:
+        ConfigInvalid: a GPU was given and torch cannot use it.
+        PrecisionUnsupported: the device cannot compute in the precision.
+    """
+    if not wants_gpu:
+        return Device(torch.device("cpu"), _cpu_name(), CPU_COST)
+    if not torch.cuda.is_available():
+        raise ConfigInvalid(
+            "resources.gpus: a device was assigned, and this node's torch cannot use it (a build without CUDA?)"
+        )
+    name = torch.cuda.get_device_name(0)
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise PrecisionUnsupported(f"customization.precision: {name} cannot compute in bf16; ask for fp32")
+    return Device(torch.device("cuda", 0), name, GPU_COST)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "cpu"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,29 @@
+"""Shuts the training off from the network and from devices that are not its own, before any library can look.
+
+Customers' models are hostile (quality.md): no hub, no telemetry, no remote code. The environment is read by torch,
+transformers and huggingface_hub when they are imported, so this comes first.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def isolate(devices: Sequence[str]) -> None:
+    """Set the environment of this process; idempotent. Effective only before torch and transformers are imported."""
+    os.environ.update(ENVIRONMENT)
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

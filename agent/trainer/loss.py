@@ -1,0 +1,63 @@
+"""The loss of a micro-batch as a *sum* over its trained tokens, in fp32.
+
+A sum, so that the caller divides by the trained tokens of the whole effective batch: the gradient is then the same
+however the batch is cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from agent.trainer.data.batches import IGNORED, collate, micro_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.trainer.data.batches import MicroBatch
+    from agent.trainer.data.tokens import Example
+    from agent.trainer.model import AdaptedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean losses per trained token on the eval split."""
+
+    before: float
+    after: float
+
+
+def summed_loss(adapted: AdaptedModel, batch: MicroBatch) -> torch.Tensor:
+    """The cross-entropies of all targets of the micro-batch, added up. Differentiable."""
+    if adapted.selects_logits:
+        logits = adapted.model(input_ids=batch.ids, use_cache=False, logits_to_keep=batch.positions).logits
+    else:
+        logits = adapted.model(input_ids=batch.ids, use_cache=False).logits[:, batch.positions]
+    return functional.cross_entropy(
+        logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, group: int) -> float:
+    """The mean loss per trained token over examples, without dropout and without gradients.
+
+    Args:
+        adapted: the model; it is left in training mode.
+        examples: the evaluation rows.
+        group: how many examples are cut into micro-batches together.
+    """
+    total = 0.0
+    adapted.model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(examples), group):
+            chosen = examples[start : start + group]
+            for indices in micro_batches([len(example) for example in chosen], adapted.device.cost):
+                batch = collate(
+                    [chosen[index] for index in indices], pad_id=adapted.pad_id, device=adapted.device.torch_device
+                )
+                total += summed_loss(adapted, batch).item()
+    adapted.model.train()
+    return total / sum(example.trained_tokens for example in examples)

@@ -1,0 +1,175 @@
+"""Loads the base model and puts the LoRA adapter into it.
+
+bf16: the base weights are bf16 and frozen; the adapter is fp32, as PEFT's `autocast_adapter_dtype` has it,
+because a step of learning rate x gradient is mostly below what bf16 can add to a weight (8 bits of mantissa).
+Norms, softmax and the loss are fp32 inside the models and in `loss.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, Conv1D
+
+from agent.trainer.assignment import ALL_LINEAR
+from agent.trainer.failures import ModelFormatUnsupported, TargetModulesNotFound
+
+if TYPE_CHECKING:
+    from agent.trainer.assignment import Assignment, Lora, Tuning
+    from agent.trainer.device import Device
+    from agent.trainer.model_files import ModelFiles
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+LIBRARY_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
+ERROR_LIMIT = 600
+"""Characters of a library's error that go into a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedModel:
+    """A PEFT model on its device, and what the rest of the training has to know of it."""
+
+    model: Any
+    device: Device
+    target_modules: tuple[str, ...]
+    """What the adapter really goes into, after defaults: names as PEFT takes them."""
+    selects_logits: bool
+    """Whether its `forward` takes `logits_to_keep`, so that logits nobody needs are not computed."""
+    pad_id: int
+
+    @property
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """The parameters that move."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @property
+    def trainable_count(self) -> int:
+        """How many numbers move."""
+        return sum(parameter.numel() for parameter in self.trainable)
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """The model's own tokenizer.
+
+    Raises:
+        ModelFormatUnsupported: there is none that can be loaded, or none that knows the offsets of its tokens.
+    """
+    with _Blaming("its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(str(files.directory), trust_remote_code=False, local_files_only=True)
+    if not tokenizer.is_fast:
+        raise ModelFormatUnsupported("base_model.model_name: its tokenizer has no fast form; add a tokenizer.json")
+    return tokenizer
+
+
+def load_base(files: ModelFiles, *, precision: str, device: Device) -> Any:
+    """The frozen base model on its device.
+
+    Raises:
+        ModelFormatUnsupported: the architecture is unknown, or the weights are broken or not all there.
+    """
+    with _Blaming("it"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(files.directory),
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        # transformers would fill them with random numbers and go on.
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: {len(missing)} weights are not in its files, the first {missing[0]}"
+        )
+    model.config.use_cache = False
+    return model.to(device.torch_device)
+
+
+def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> AdaptedModel:
+    """Put a fresh adapter into the base model, drawn from the job's seed.
+
+    Raises:
+        TargetModulesNotFound: a target matches nothing; the message lists what there is.
+    """
+    targets = target_modules(base, assignment.lora)
+    torch.manual_seed(assignment.tuning.seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=assignment.lora.rank,
+        lora_alpha=assignment.lora.alpha,
+        lora_dropout=assignment.lora.dropout,
+        target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
+        base_model_name_or_path=assignment.model_name,
+    )
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads a property that transformers 5.23 renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        model = get_peft_model(base, config)
+    if assignment.tuning.gradient_checkpointing:
+        # Not the reentrant kind: that one gives no gradient at all unless a block's input needs one. So the
+        # embeddings' output, # which transformers marks for its sake, is left alone: nobody needs the
+        # gradient of the first block's input.
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        base.disable_input_require_grads()
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return AdaptedModel(
+        model=model,
+        device=device,
+        target_modules=targets,
+        selects_logits="logits_to_keep" in inspect.signature(base.forward).parameters,
+        pad_id=pad_id or 0,
+    )
+
+
+def target_modules(base: Any, lora: Lora) -> tuple[str, ...]:
+    """The job's targets; without any, PEFT's for the architecture, and all linear layers where PEFT has none."""
+    if not lora.target_modules:
+        return tuple(sorted(PEFT_TARGETS.get(base.config.model_type, ()))) or (ALL_LINEAR,)
+    if ALL_LINEAR in lora.target_modules:
+        return (ALL_LINEAR,)
+    there = [name for name, module in base.named_modules() if isinstance(module, ADAPTABLE)]
+    for wanted in lora.target_modules:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in there):
+            names = ", ".join(sorted({name.rpartition(".")[2] for name in there}))
+            raise TargetModulesNotFound(
+                f"customization.target_modules: {wanted} matches no module that can be adapted; this model has "
+                f"{names}, or ask for {ALL_LINEAR}"
+            )
+    return lora.target_modules
+
+
+def max_length(tuning: Tuning, files: ModelFiles) -> int:
+    """The longest sequence to train on: the job's, unless the model was made for less."""
+    made_for = [files.config.get(name) for name in ("max_position_embeddings", "n_positions")]
+    return min(tuning.max_sequence_length, *(length for length in made_for if isinstance(length, int) and length > 1))
+
+
+class _Blaming:
+    """Inside it, what a library raises is the model's fault: the files are not what they should be.
+
+    Memory that runs out is not. Of bare `Exception` only the class itself is meant: tokenizers' Rust raises
+    it for a broken `tokenizer.json`.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if kind is None or error is None or kind is torch.OutOfMemoryError or "can't allocate memory" in str(error):
+            return
+        if kind is Exception or issubclass(kind, LIBRARY_ERRORS):
+            said = f"{kind.__name__}: {error}"[:ERROR_LIMIT]
+            raise ModelFormatUnsupported(f"base_model.model_name: {self._what} cannot be loaded: {said}") from error

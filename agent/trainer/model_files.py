@@ -1,0 +1,136 @@
+"""Looks at a model's directory before anything of it is loaded, and refuses what is not safe or cannot work.
+
+A model is a customer's upload. What runs code (pickled weights, `auto_map`), or loads something else than it
+says (an adapter's config beside the model's makes transformers follow it to another path), is refused by its
+files alone: no torch, within milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from agent.trainer.failures import ModelFormatUnsupported, ModelNotFound, NotYetSupported, StorageDenied
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+HASH_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A directory that may be loaded, and its parsed `config.json`."""
+
+    directory: Path
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+
+
+def inspect_model(model_name: str) -> ModelFiles:
+    """Check the files of a local base model.
+
+    Raises:
+        ModelNotFound: no such directory, or no model in it.
+        ModelFormatUnsupported: its weights are not safetensors, it asks for remote code, or it is an adapter.
+        NotYetSupported: it is quantized.
+        StorageDenied: it may not be read.
+    """
+    directory = Path(model_name)
+    if not directory.is_absolute():
+        raise ModelNotFound(f"base_model.model_name: a local model is an absolute path, got {model_name}")
+    if not directory.is_dir():
+        raise ModelNotFound(f"base_model.model_name: there is no directory {model_name} on this node")
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+        config = _json_object(directory / "config.json") if "config.json" in names else None
+        tokenizer_config = _json_object(directory / "tokenizer_config.json") if "tokenizer_config.json" in names else {}
+    except PermissionError as error:
+        raise StorageDenied(f"base_model.model_name: {error.filename} may not be read by the trainer's user") from error
+    if "adapter_config.json" in names:
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: {model_name} holds an adapter (adapter_config.json); name its base model instead"
+        )
+    if config is None:
+        raise ModelNotFound(f"base_model.model_name: there is no config.json in {model_name}; it has {_listed(names)}")
+    _refuse_remote_code(model_name, config, tokenizer_config)
+    if config.get("quantization_config"):
+        raise NotYetSupported("base_model.model_name: the model is quantized; name its full-precision weights")
+    return ModelFiles(directory, config, _weights(directory, names))
+
+
+def _weights(directory: Path, names: list[str]) -> tuple[Path, ...]:
+    weights = tuple(directory / name for name in names if name.startswith("model") and name.endswith(".safetensors"))
+    if weights:
+        return weights
+    pickled = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    if pickled:
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: {directory} has no model*.safetensors, only {_listed(pickled)}; pickled weights "
+            "can run code and are never loaded. Convert the model to safetensors (save_pretrained does)"
+        )
+    raise ModelFormatUnsupported(
+        f"base_model.model_name: {directory} has no model*.safetensors; it has {_listed(names)}"
+    )
+
+
+def _refuse_remote_code(model_name: str, *configs: dict[str, Any]) -> None:
+    for config in configs:
+        if config.get("auto_map"):
+            raise ModelFormatUnsupported(
+                f"base_model.model_name: {model_name} asks to run code of its own (auto_map), which is never done; use "
+                "a model whose architecture transformers knows"
+            )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatUnsupported(f"base_model.model_name: {path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFormatUnsupported(f"base_model.model_name: {path} is not a JSON object")
+    return value
+
+
+def _listed(names: list[str], *, most: int = 8) -> str:
+    shown = ", ".join(names[:most]) or "no files"
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+class BackgroundDigests:
+    """Hashes a model's files on a thread of its own: hashlib leaves the interpreter to the training meanwhile."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        self._found: dict[str, str] = {}
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, args=(files,), name="digests", daemon=True)
+        self._thread.start()
+
+    def _run(self, files: ModelFiles) -> None:
+        try:
+            self._found = digests(files)
+        except OSError as error:
+            self._error = error
+
+    def result(self) -> dict[str, str]:
+        """Wait for them. Raises the OSError that reading a file gave."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found
+
+
+def digests(files: ModelFiles) -> dict[str, str]:
+    """sha256 in hex of the config and of every weights file, by name. Reads them all: a second or so per GB."""
+    return {path.name: _sha256(path) for path in (files.directory / "config.json", *files.weights)}
+
+
+def _sha256(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""The training loop: effective batch -> micro-batches -> gradient -> clip -> step, top to bottom (ADR 0005)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from agent.trainer.data.batches import PassCost, collate, effective_batches, micro_batches
+from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
+from agent.trainer.loss import summed_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent.trainer.assignment import Tuning
+    from agent.trainer.data.tokens import Example
+    from agent.trainer.model import AdaptedModel
+    from agent.trainer.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step that was made. `loss` is the mean per trained token of the effective batch."""
+
+    number: int
+    """From 1."""
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    """Tokens of the examples, padding not counted."""
+    trained_tokens: int
+    padded_tokens: int
+    micro_batches: int
+    micro_batch_examples: int
+    """Of the largest micro-batch."""
+    seconds: float
+
+
+@dataclass(slots=True)
+class History:
+    """All steps of a training, for its provenance."""
+
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    trained_tokens: int = 0
+    padded_tokens: int = 0
+    micro_batch_examples: int = 0
+    seconds: float = 0.0
+
+    def add(self, step: Step) -> None:
+        """Count a step in."""
+        self.losses.append(step.loss)
+        self.tokens += step.tokens
+        self.trained_tokens += step.trained_tokens
+        self.padded_tokens += step.padded_tokens
+        self.micro_batch_examples = max(self.micro_batch_examples, step.micro_batch_examples)
+        self.seconds += step.seconds
+
+
+class Trainer:
+    """Optimizer, data order and model of one training.
+
+    Args:
+        adapted: the model; it is trained in place.
+        examples: at least one.
+        tuning: the job's.
+        schedule: the steps and their learning rates.
+    """
+
+    def __init__(self, adapted: AdaptedModel, examples: Sequence[Example], tuning: Tuning, schedule: Schedule) -> None:
+        self.adapted = adapted
+        self.examples = examples
+        self.tuning = tuning
+        self.schedule = schedule
+        self.cost = adapted.device.cost
+        """Its limit is halved when memory runs out."""
+        self.parameters = adapted.trainable
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay, fused=True
+        )
+
+    def run(self, on_step: Callable[[Step], None]) -> History:
+        """Make all steps, calling `on_step` after each.
+
+        Raises:
+            LossNotFinite: at the step where it happened, before the weights are touched.
+            OutOfGpuMemory: one example alone does not fit.
+        """
+        history = History()
+        order = effective_batches(len(self.examples), batch_size=self.tuning.batch_size, seed=self.tuning.seed)
+        self.adapted.model.train()
+        for number in range(1, self.schedule.total_steps + 1):
+            step = self._step(number, [self.examples[index] for index in next(order)])
+            history.add(step)
+            on_step(step)
+        return history
+
+    def _step(self, number: int, batch: Sequence[Example]) -> Step:
+        began = time.perf_counter()
+        trained_tokens = sum(example.trained_tokens for example in batch)
+        groups, loss = self._gradient(batch, trained_tokens)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf)
+        grad_norm = norm.item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise LossNotFinite(
+                f"tuning_parameters.learning_rate: at step {number} the loss is {loss} and its gradient's norm "
+                f"{grad_norm}; lower the learning rate, warm up longer, or look for broken rows"
+            )
+        rate = self.schedule.rate(number - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return Step(
+            number=number,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            tokens=sum(len(example) for example in batch),
+            trained_tokens=trained_tokens,
+            padded_tokens=sum(len(group) * max(len(batch[index]) for index in group) for group in groups),
+            micro_batches=len(groups),
+            micro_batch_examples=max(len(group) for group in groups),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[list[list[int]], float]:
+        """Accumulate the gradient of the mean loss over the effective batch; the micro-batches used, and that loss."""
+        while True:
+            groups = micro_batches([len(example) for example in batch], self.cost)
+            try:
+                return groups, self._accumulate(batch, groups, trained_tokens)
+            except torch.OutOfMemoryError as error:
+                self._halve(groups, batch, error)
+
+    def _accumulate(self, batch: Sequence[Example], groups: Sequence[Sequence[int]], trained_tokens: int) -> float:
+        total = torch.zeros((), device=self.adapted.device.torch_device)
+        for group in groups:
+            micro = collate(
+                [batch[index] for index in group], pad_id=self.adapted.pad_id, device=self.adapted.device.torch_device
+            )
+            loss = summed_loss(self.adapted, micro) / trained_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total.item()
+
+    def _halve(self, groups: Sequence[Sequence[int]], batch: Sequence[Example], error: Exception) -> None:
+        """Go on with half of what did not fit; the effective batch stays."""
+        self.optimizer.zero_grad()
+        torch.cuda.empty_cache()
+        largest = max(len(group) * max(len(batch[index]) for index in group) for group in groups)
+        if all(len(group) == 1 for group in groups):
+            longest = max(len(example) for example in batch)
+            raise OutOfGpuMemory(
+                f"one example of {longest} tokens does not fit the device's memory; lower "
+                "tuning_parameters.max_sequence_length or set tuning_parameters.gradient_checkpointing"
+            ) from error
+        self.cost = PassCost(limit=largest // 2, overhead=self.cost.overhead)

@@ -18,6 +18,12 @@ LOG = "log"
 #: What an agent may ask the control plane.
 REQUESTS = (SYNC, CLAIM, REPORT, COMMIT, LOG)
 
+#: Where the control plane's own replies go: no node's name can come to it.
+CONTROLPLANE_INBOX = "_CONTROLPLANE"
+#: Where those of clients without credentials go: the default of NATS' client libraries.
+ANONYMOUS_INBOX = "_INBOX"
+_REPLY = "_REPLY"
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
@@ -51,9 +57,19 @@ def wake(node: str) -> str:
     return f"{PREFIX}.wake.{_token(node, what='node')}"
 
 
-def inbox_prefix(user: str) -> str:
-    """The replies' prefix of one NATS user: with it, no user hears another's replies."""
-    return f"_INBOX_{_token(user, what='user')}"
+def wakes() -> str:
+    """The wildcard for all wakes."""
+    return f"{PREFIX}.wake.*"
+
+
+def inbox_prefix(node: str) -> str:
+    """`_REPLY.<node>`: where a node's replies go; with it, no node hears another's."""
+    return f"{_REPLY}.{_token(node, what='node')}"
+
+
+def inboxes() -> str:
+    """The wildcard for the replies to all nodes."""
+    return f"{_REPLY}.>"
 
 
 def event(*, project: str, job_id: str, event_type: str) -> str:

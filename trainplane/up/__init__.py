@@ -1,0 +1,1 @@
+"""`trainplane up`: all of trainplane's processes on one machine."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -93,3 +93,69 @@ RETRY_DELAYS = (
 HOLD_BACK = timedelta(minutes=5)
 #: A try's deadline.
 TRY_DEADLINE = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows a try."""
+
+    outcome: Outcome
+    endpoint: Endpoint
+    retry: PendingRetry | None = None
+    """The event was overtaken: it is tried on by itself."""
+
+
+def judge(
+    endpoint: Endpoint, sequence: int, *, status_code: int, retry_after: timedelta | None, now_us: int, jitter: float
+) -> Verdict:
+    """What follows a try of the event behind the cursor.
+
+    Args:
+        endpoint: as it was before the try.
+        sequence: the event's.
+        status_code: what was answered; 0: nothing. 2xx is success; 3xx is not followed and fails.
+        retry_after: what a 429 or 503 asked for.
+        now_us: when the try ended.
+        jitter: 0 to 1; delays vary by up to a tenth.
+    """
+    if 200 <= status_code < 300:
+        return Verdict(Outcome.DELIVERED, _past(endpoint, sequence))
+    if status_code == 410:
+        return Verdict(Outcome.DISABLED, replace(endpoint, state=EndpointState.DISABLED))
+    tries = endpoint.tries + 1
+    first_us = endpoint.first_failure_time_us or now_us
+    if tries > len(RETRY_DELAYS):
+        return Verdict(Outcome.DEAD, _past(endpoint, sequence))
+    next_us = now_us + _delay_us(tries, status_code=status_code, retry_after=retry_after, jitter=jitter)
+    freed_us = first_us + int(HOLD_BACK.total_seconds() * 1e6)
+    if next_us <= freed_us:
+        waits = replace(endpoint, tries=tries, next_try_time_us=next_us, first_failure_time_us=first_us)
+        return Verdict(Outcome.FAILED, waits)
+    # Its next try comes when it may hold back the others no longer: it goes on alone, they go on at that moment.
+    alone = PendingRetry(endpoint.job_uid, endpoint.kind, sequence, tries, next_us)
+    return Verdict(Outcome.FAILED, replace(_past(endpoint, sequence), next_try_time_us=max(freed_us, now_us)), alone)
+
+
+def judge_retry(
+    retry: PendingRetry, *, status_code: int, retry_after: timedelta | None, now_us: int, jitter: float
+) -> tuple[Outcome, PendingRetry | None]:
+    """What follows a try of an overtaken event; None: it is settled."""
+    if 200 <= status_code < 300:
+        return Outcome.DELIVERED, None
+    tries = retry.tries + 1
+    if status_code == 410 or tries > len(RETRY_DELAYS):
+        return Outcome.DEAD, None
+    next_us = now_us + _delay_us(tries, status_code=status_code, retry_after=retry_after, jitter=jitter)
+    return Outcome.FAILED, replace(retry, tries=tries, next_try_time_us=next_us)
+
+
+def _past(endpoint: Endpoint, sequence: int) -> Endpoint:
+    return replace(endpoint, cursor=sequence, tries=0, next_try_time_us=0, first_failure_time_us=0)
+
+
+def _delay_us(tries: int, *, status_code: int, retry_after: timedelta | None, jitter: float) -> int:
+    """The delay after so many failed tries, or what the endpoint asked for, never over a day."""
+    delay = RETRY_DELAYS[tries - 1]
+    if status_code in {429, 503} and retry_after is not None:
+        delay = min(max(retry_after, timedelta(seconds=1)), RETRY_DELAYS[-1])
+    return int(delay.total_seconds() * (1 + jitter / 10) * 1e6)

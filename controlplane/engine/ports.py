@@ -232,8 +232,12 @@ class Transaction(Protocol):
         ...
 
     # endpoints and deliveries
-    def jobs_without_endpoint(self, *, limit: int) -> list[str]:
-        """Uids of jobs that owe a webhook and have no endpoint row yet."""
+    def jobs_without_endpoint(self, *, limit: int) -> list[tuple[str, str]]:
+        """Jobs that owe a webhook and have no endpoint row yet: (uid, spec as sent)."""
+        ...
+
+    def endpoint(self, job_uid: str, kind: str) -> Endpoint | None:
+        """The endpoint, locked."""
         ...
 
     def insert_endpoints(self, endpoints: Sequence[Endpoint]) -> None:

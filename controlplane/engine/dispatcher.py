@@ -1,0 +1,137 @@
+"""Giving waiting jobs to nodes.
+
+A round looks at the jobs that nobody has looked at yet; when capacity grew (a node joined, an attempt ended) it also walks
+the whole queue, a page a round. So a queue of a hundred thousand jobs costs nothing while nothing changes, and a
+new job is placed at once. A job that cannot be placed says why, and does not hold back smaller ones behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from controlplane.domain import news as n
+from controlplane.domain import placement, spec
+from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.engine.signals import Bell
+
+if TYPE_CHECKING:
+    from controlplane.domain.job import Requirement, WaitingJob
+    from controlplane.domain.placement import Placement
+    from controlplane.domain.spec import Rules
+    from controlplane.engine.changes import Changes, Recorder
+
+SWEEP_SECONDS = 1.0
+PAGE = 500
+_FULL_SWEEPS = 30
+"""Every so many sweeps the whole queue is walked, whatever the hints said."""
+_BEGINNING = (101, "")
+"""Before the highest priority."""
+
+
+class Dispatcher:
+    """Places waiting jobs, and queues recovered ones again."""
+
+    def __init__(self, recorder: Recorder, *, rules: Rules) -> None:
+        self.bell = Bell()
+        self._recorder = recorder
+        self._rules = rules
+        self._walk: tuple[int, str] | None = _BEGINNING
+        """How far the walk over the whole queue is; None: none is under way."""
+        self._walks = 0
+        self._sweeps = 0
+
+    def capacity_grew(self) -> None:
+        """Begins the walk over the whole queue anew."""
+        self._begin_walk()
+        self.bell.ring()
+
+    def _begin_walk(self) -> None:
+        self._walk = _BEGINNING
+        self._walks += 1
+
+    async def run(self) -> None:
+        """The loop: a round on every hint, and every second."""
+        while True:
+            more = await self.round()
+            if not more and not await self.bell.wait(SWEEP_SECONDS):
+                self._sweeps += 1
+                if self._sweeps % _FULL_SWEEPS == 0:
+                    self._begin_walk()
+
+    async def round(self) -> bool:
+        """One transaction; answers whether another should follow at once."""
+        walk, number = self._walk, self._walks
+
+        def work(changes: Changes) -> tuple[tuple[int, str] | None, bool]:
+            for job in changes.tx.recovering_jobs(due_us=changes.now_us):
+                changes.apply(job, n.Requeued())
+            unseen = changes.tx.unseen_jobs(limit=PAGE)
+            page = changes.tx.waiting_jobs(limit=PAGE, after=walk) if walk else []
+            seen = {waiting.job.uid for waiting in page}
+            waiting = page + [w for w in unseen if w.job.uid not in seen]
+            if waiting:
+                waiting.sort(key=lambda w: (-w.priority, w.job.uid))
+                self._place(changes, waiting)
+            following = (page[-1].priority, page[-1].job.uid) if len(page) == PAGE else None
+            return following, len(unseen) == PAGE
+
+        following, more = await self._recorder.write(work)
+        if self._walks == number:  # else capacity grew meanwhile, and the walk begins anew
+            self._walk = following
+        return more or self._walk is not None
+
+    def _place(self, changes: Changes, waiting: list[WaitingJob]) -> None:
+        nodes = changes.tx.nodes()
+        free = placement.capacities(nodes, changes.tx.charged_attempts())
+        hopeless: dict[str, str] = {}
+        pending: dict[str, str] = {}
+        for job in waiting:
+            key = repr(job.requirement)
+            why = hopeless.get(key)
+            if why is None:
+                chosen = placement.place(job.requirement, free)
+                if chosen is not None:
+                    if self._assign(changes, job, chosen):
+                        free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
+                    continue
+                why = hopeless[key] = placement.why_not(job.requirement, free)
+            if why != job.pending_reason:
+                pending[job.job.uid] = why
+        if pending:
+            changes.tx.set_pending(pending)
+
+    def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> bool:
+        """Writes attempt N+1, or fails the job for what this build cannot run; answers whether devices are charged now."""
+        job = waiting.job
+        effective = changes.tx.effective_spec(job.uid)
+        filled = (
+            json.loads(effective)
+            if effective
+            else spec.effective(json.loads(waiting.sent), job_id=job.job_id, rules=self._rules)
+        )
+        impossible = spec.not_yet_runnable(filled)
+        if impossible:
+            what = "; ".join(f"{v.field}: {v.description}" for v in impossible)
+            changes.apply(job, n.Refused("NOT_YET_SUPPORTED", what))
+            return False
+        if not effective:
+            changes.tx.set_effective_spec(job.uid, spec.canonical(filled))
+        moved = changes.apply(job, n.Assigned(job.attempt + 1, chosen.node))
+        changes.tx.insert_attempt(_attempt(moved.uid, moved.attempt, waiting.requirement, chosen, changes.now_us))
+        changes.told.wake.add(chosen.node)
+        return True
+
+
+def _attempt(uid: str, number: int, need: Requirement, chosen: Placement, now_us: int) -> Attempt:
+    return Attempt(
+        job_uid=uid,
+        number=number,
+        node=chosen.node,
+        devices=chosen.devices,
+        cpus=need.cpus,
+        memory_bytes=need.memory_bytes,
+        state=AttemptState.ASSIGNED,
+        assign_time_us=now_us,
+    )
+

@@ -1,0 +1,209 @@
+"""Taking jobs: many submits share one commit.
+
+    submit ──► queue ──► loop: linger a little ──► ONE transaction: jobs, first events ──► every caller answered
+
+Invariant 1: the answer comes after the commit. Invariant 2: the name decides; a repeat answers the job that is there, a
+changed one is refused naming the paths that differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from controlplane.domain import event as events
+from controlplane.domain import lifecycle, spec
+from controlplane.domain.errors import JobExists, TooManyRequests, Unavailable
+from controlplane.domain.ids import ulid
+from controlplane.domain.job import Job, JobRecord, NewJob, State
+from controlplane.engine.changes import Told
+from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from controlplane.domain.event import StoredEvent
+    from controlplane.domain.spec import CheckedSpec, Rules
+    from controlplane.engine.ports import Clock, Store, Transaction, Vault
+
+LINGER = timedelta(milliseconds=2)
+MAX_BATCH = 256
+MAX_WAITING = 4_096
+_RETRY_AFTER = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a submit."""
+
+    record: JobRecord
+    checked: CheckedSpec
+    created: bool
+    """False: a repeat; the job was there."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    new: NewJob
+    checked: CheckedSpec
+    first: StoredEvent
+    answer: asyncio.Future[Submitted]
+
+
+class Submissions:
+    """Takes checked specs, stores them in batches, answers each."""
+
+    def __init__(
+        self, store: Store, *, vault: Vault, clock: Clock, rules: Rules, announce: Callable[[Told], None]
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._rules = rules
+        self._announce = announce
+        self._waiting: asyncio.Queue[_Pending] = asyncio.Queue()
+
+    async def submit(self, raw: dict[str, Any], *, project: str, idempotency_key: str = "") -> Submitted:
+        """Checks a spec and stores the job durably, or answers the one of that name.
+
+        Repeatable under a name: the spec's `job_id`, or else the idempotency key. Cancelling the call does not undo it.
+
+        Raises:
+            InvalidSpec: with every violation; nothing is stored.
+            JobExists: the name is taken by a job with another spec.
+            TooManyRequests: more submits wait than a few commits can take.
+            Unavailable: nothing is known to be stored; repeating under the same name is safe.
+        """
+        if self._waiting.qsize() >= MAX_WAITING:
+            raise TooManyRequests("too many submits wait for the database", retry_after=_RETRY_AFTER)
+        pending = self._new(raw, project=project, idempotency_key=idempotency_key)
+        self._waiting.put_nowait(pending)
+        return await asyncio.shield(pending.answer)
+
+    def preview(self, raw: dict[str, Any], *, project: str) -> Submitted:
+        """What would be stored; stores nothing.
+
+        Raises:
+            InvalidSpec: with every violation.
+        """
+        pending = self._new(raw, project=project, idempotency_key="")
+        return Submitted(_record(pending.new), pending.checked, created=False)
+
+    async def run(self) -> None:
+        """The loop: one batch after the other, for ever."""
+        while True:
+            batch = [await self._waiting.get()]
+            await self._clock.sleep(LINGER.total_seconds())
+            while len(batch) < MAX_BATCH and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            await self._store_batch(batch)
+
+    def _new(self, raw: dict[str, Any], *, project: str, idempotency_key: str) -> _Pending:
+        now_us = self._clock.now_us()
+        uid = ulid(now_us, secrets.randbits(80))
+        job_id = idempotency_key or f"job-{uid.lower()}"
+        checked = spec.check(raw, rules=self._rules, fallback_job_id=job_id)
+        job, recorded = lifecycle.create(
+            Job(
+                uid=uid,
+                project=project,
+                job_id=checked.job_id or job_id,
+                state=State.QUEUED,
+                max_attempts=checked.max_attempts,
+            ),
+            now_us=now_us,
+        )
+        new = NewJob(
+            job=job,
+            priority=checked.priority,
+            create_time_us=now_us,
+            sent=spec.canonical(checked.sent),
+            requirement=checked.requirement,
+            labels=checked.labels,
+            warnings=json.dumps(
+                [{"field": w.field, "reason": w.reason, "description": w.description} for w in checked.warnings]
+            ),
+            secret_macs=json.dumps(spec.secret_macs(checked.secrets, self._vault.mac_key())),
+            sealed_secrets=self._vault.seal(checked.secrets, uid=uid),
+            webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
+            output_uri=checked.effective["artifacts"]["output_uri"],
+        )
+        return _Pending(new, checked, events.stored(recorded[0]), asyncio.get_running_loop().create_future())
+
+    async def _store_batch(self, batch: list[_Pending]) -> None:
+        def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord]]:
+            stored = tx.insert_jobs([p.new for p in batch])
+            tx.append_events([p.first for p in batch if p.new.job.uid in stored])
+            there = {}
+            for pending in batch:
+                job = pending.new.job
+                if job.uid not in stored:
+                    record = tx.record(job.project, job.job_id)
+                    if record is not None:
+                        there[job.uid] = record
+            return stored, there
+
+        try:
+            stored, there = await self._store.write(work)
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            # Repeating is safe under a name, so an unknown outcome and a refusal are told alike.
+            refusal = Unavailable("the database does not answer; repeat the request", retry_after=_RETRY_AFTER)
+            refusal.__cause__ = error
+            for pending in batch:
+                _fail(pending.answer, refusal)
+            return
+        told = Told(events=[p.first for p in batch if p.new.job.uid in stored], queue=bool(stored))
+        self._announce(told)
+        for pending in batch:
+            self._answer(pending, created=pending.new.job.uid in stored, there=there.get(pending.new.job.uid))
+
+    def _answer(self, pending: _Pending, *, created: bool, there: JobRecord | None) -> None:
+        if created:
+            _resolve(pending.answer, Submitted(_record(pending.new), pending.checked, created=True))
+        elif there is None:
+            _fail(pending.answer, Unavailable("the job of that name was just deleted", retry_after=_RETRY_AFTER))
+        else:
+            differing = spec.same(
+                json.loads(there.sent),
+                json.loads(there.secret_macs),
+                pending.checked.sent,
+                json.loads(pending.new.secret_macs),
+            )
+            if differing:
+                _fail(pending.answer, JobExists(there.job.job_id, differing=differing))
+            else:
+                _resolve(pending.answer, Submitted(there, pending.checked, created=False))
+
+
+def _record(new: NewJob) -> JobRecord:
+    """The stored job, without reading it back."""
+    return JobRecord(
+        job=new.job,
+        priority=new.priority,
+        create_time_us=new.create_time_us,
+        sent=new.sent,
+        labels=new.labels,
+        warnings=new.warnings,
+        secret_macs=new.secret_macs,
+        output_uri=new.output_uri,
+        pending_reason="",
+        base_model_commit="",
+        retry_of="",
+    )
+
+
+def _resolve(answer: asyncio.Future[Submitted], value: Submitted) -> None:
+    if not answer.done():
+        answer.set_result(value)
+
+
+def _fail(answer: asyncio.Future[Submitted], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # seen: a caller that went away must not make asyncio log it
+
+

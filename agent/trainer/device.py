@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from agent.trainer.data.batches import PassCost
+from agent.trainer.data.order import PassCost
 from agent.trainer.failures import ConfigInvalid, PrecisionUnsupported
 
 CPU_COST = PassCost(limit=1024, overhead=64)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from agent.trainer.data.batches import IGNORED, collate, micro_batches
+from agent.trainer.data.batches import IGNORED, collate
+from agent.trainer.data.order import micro_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agent.trainer.data.batches import PassCost, collate, effective_batches, micro_batches
+from agent.trainer.data.batches import collate
+from agent.trainer.data.order import PassCost, effective_batches, micro_batches
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
 from agent.trainer.loss import summed_loss
 

@@ -1,1 +1,1 @@
-"""From files to micro-batches: `rows` reads, `template` renders, `tokens` masks, `batches` orders and groups."""
+"""From files to micro-batches: `rows` reads, `template` renders, `tokens` masks, `order` groups, `batches` pads."""

@@ -67,9 +67,9 @@ def read_knobs(options: Mapping[str, Any]) -> dict[str, Any]:
         value = options.get(knob.name)
         if value is None:
             value = knob.default
-        if knob.type in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if knob.type in (int, float) and type(value) in (int, float):
             value = knob.type(value)
-        if not isinstance(value, knob.type):
+        if type(value) is not knob.type:
             raise ConfigInvalid(f"backend_options.{knob.name}: must be {knob.type.__name__}, got {value!r}")
         values[knob.name] = value
     return values

@@ -1,0 +1,35 @@
+"""The request for a training job: its fields, its parser, its validator, its defaults.
+
+    body ──parse──► raw ──check──► CheckedSpec          HTTP: bytes of JSON
+              message, converted ──┘                    gRPC: a TrainingSpec
+
+`fields.py` describes every field once; the validator, the defaults, docs/spec.md and the JSON Schema are made from it
+(ADR 0003). Between fields, `relations.py` judges; what is accepted but cannot run yet, `runnable.py` tells.
+"""
+
+from controlplane.domain.spec.budget import fit
+from controlplane.domain.spec.checked import CheckedSpec, Requirement, check
+from controlplane.domain.spec.fields import DEFAULT_EVENTS, EVENT_TYPES, FIELDS
+from controlplane.domain.spec.rules import Rules
+from controlplane.domain.spec.runnable import not_yet_runnable
+from controlplane.domain.spec.sameness import canonical, same, secret_macs
+from controlplane.domain.spec.shapes import is_job_id
+from controlplane.domain.spec.syntax import MAX_BODY_BYTES, parse
+
+__all__ = [
+    "DEFAULT_EVENTS",
+    "EVENT_TYPES",
+    "FIELDS",
+    "MAX_BODY_BYTES",
+    "CheckedSpec",
+    "Requirement",
+    "Rules",
+    "canonical",
+    "check",
+    "fit",
+    "is_job_id",
+    "not_yet_runnable",
+    "parse",
+    "same",
+    "secret_macs",
+]

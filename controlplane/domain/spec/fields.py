@@ -1,0 +1,437 @@
+"""The request, described once: the validator, the defaults, docs/spec.md and the JSON Schema are made from this table.
+
+Bounds are generous: they refuse what cannot be meant, not what is unwise. The order is that of the proto, whose fields
+and types a test holds equal to these (ADR 0003).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from controlplane.domain.spec import shapes
+from controlplane.domain.spec.field import Field, Kind
+
+_text = partial(Field, kind=Kind.TEXT)
+_whole = partial(Field, kind=Kind.INTEGER)
+_number = partial(Field, kind=Kind.NUMBER)
+_flag = partial(Field, kind=Kind.FLAG)
+_block = partial(Field, kind=Kind.BLOCK)
+_map = partial(Field, kind=Kind.MAP)
+_free = partial(Field, kind=Kind.FREE)
+
+#: Fields of PEFT's configuration that have their own place below `customization`, and which.
+PEFT_OWN_PLACES = {
+    "peft_type": "method",
+    "r": "rank",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_modules": "target_modules",
+}
+
+#: Methods that train a prompt instead of weights: blocks and modules mean nothing to them.
+PROMPT_METHODS = ("prompt_tuning", "prefix_tuning", "p_tuning")
+
+EVENT_TYPES = (
+    "job.queued",
+    "job.starting",
+    "job.started",
+    "job.phase_changed",
+    "job.progress",
+    "job.checkpoint_saved",
+    "job.warning",
+    "job.pausing",
+    "job.paused",
+    "job.recovering",
+    "job.cancelling",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+)
+DEFAULT_EVENTS = (
+    "job.queued",
+    "job.started",
+    "job.checkpoint_saved",
+    "job.paused",
+    "job.recovering",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+)
+
+_INT32 = 2**31 - 1
+_URI_LENGTH = 2048
+
+_STORAGE_AUTH = (
+    _text(
+        name="role_arn",
+        shape=shapes.ROLE_ARN,
+        max_length=2048,
+        doc="An AWS role that is assumed for this location; absent: the agent's own credentials.",
+    ),
+)
+
+_BASE_MODEL = (
+    _text(
+        name="provider",
+        choices=("huggingface", "local"),
+        later=("s3",),
+        default="huggingface",
+        doc="Where the model is: on the hub, or in a directory below an agent's allowed roots.",
+    ),
+    _text(
+        name="model_name",
+        required=True,
+        shape=shapes.MODEL_NAME,
+        max_length=4096,
+        doc="`owner/name` on the hub; an absolute path with provider `local`.",
+    ),
+    _text(
+        name="revision",
+        shape=shapes.REVISION,
+        default_note="`main` on the hub; none for a local model",
+        doc="Branch, tag or commit; resolved to a commit, which is recorded.",
+    ),
+    _text(
+        name="auth_token",
+        secret=True,
+        shape=shapes.TOKEN,
+        max_length=4096,
+        doc="A token for the hub.",
+    ),
+    _text(
+        name="weights_url",
+        shape=shapes.WEIGHTS,
+        max_length=_URI_LENGTH,
+        doc="Where the weights come from instead; configuration and tokenizer still come from model_name.",
+    ),
+)
+
+_QLORA = (
+    _flag(name="use_double_quant", default=True, doc="Quantize the quantization constants too."),
+    _text(
+        name="bnb_4bit_compute_dtype",
+        choices=("bfloat16", "float16", "float32"),
+        default="bfloat16",
+        doc="The type that 4-bit weights are computed in.",
+    ),
+    _text(name="bnb_4bit_quant_type", choices=("nf4", "fp4"), default="nf4", doc="The 4-bit type."),
+)
+
+_PEFT = (
+    _flag(name="use", default=True, doc="Train an adapter; false goes with method `full` only."),
+    _free(
+        name="config",
+        default_note='`{"task_type": "CAUSAL_LM"}`',
+        doc="Fields of the method's PEFT configuration class. One that has its own place must agree with it.",
+    ),
+)
+
+_CUSTOMIZATION = (
+    _text(
+        name="method",
+        required=True,
+        choices=("lora",),
+        later=(
+            "qlora",
+            "dora",
+            "adalora",
+            "ia3",
+            "vera",
+            "oft",
+            "boft",
+            *PROMPT_METHODS,
+            "layernorm",
+            "full",
+        ),
+        doc="How the model is adapted.",
+    ),
+    _whole(name="rank", low=1, high=1024, default=16, doc="The adapter's rank."),
+    _number(
+        name="lora_alpha",
+        low=0,
+        above_low=True,
+        high=65536,
+        default_note="twice the rank",
+        doc="Numerator of the adapter's scaling, lora_alpha / rank.",
+    ),
+    _number(name="lora_dropout", low=0, high=1, below_high=True, default=0, doc="Dropout before the adapter."),
+    _text(
+        name="target_modules",
+        repeated=True,
+        shape=shapes.MODULE,
+        default=("all-linear",),
+        doc="Modules to adapt, by name; `all-linear`: every linear layer but the head. A name that matches nothing "
+        "fails the job.",
+    ),
+    _text(
+        name="trainable_layers",
+        repeated=True,
+        shape=shapes.MODULE,
+        doc="Restricts training to these blocks; `layers.N` is the N-th decoder block.",
+    ),
+    _text(name="precision", choices=("bf16", "fp32"), later=("fp16",), default="bf16", doc="The type computed in."),
+    _block(name="qlora", fields=_QLORA, doc="Quantization of the base model; for method `qlora` only."),
+    _block(name="peft", fields=_PEFT, doc="PEFT's own configuration."),
+)
+
+_RESOURCES = (
+    _whole(name="gpus", low=0, high=1024, default=0, doc="GPUs, exclusive to the job; 0 trains on the CPU."),
+    _text(
+        name="gpu_type",
+        shape=shapes.DEVICE_WORDS,
+        max_length=64,
+        default_note="any",
+        doc="Words that must all occur in the device's name, in any case: `A100`, `A100-80GB`.",
+    ),
+    _whole(name="cpus", low=1, high=4096, default=1, doc="CPU cores, reserved and enforced."),
+    _number(
+        name="memory_gb",
+        low=0,
+        above_low=True,
+        high=65536,
+        default=1,
+        doc="GiB of host memory, reserved and enforced.",
+    ),
+    _number(
+        name="max_duration_minutes",
+        low=0,
+        above_low=True,
+        high=525600,
+        default_note="no limit",
+        doc="Minutes in STARTING and RUNNING over all attempts; then FAILED with DEADLINE_EXCEEDED.",
+    ),
+)
+
+_DATASET = (
+    _text(
+        name="source",
+        required=True,
+        shape=shapes.SOURCE,
+        max_length=_URI_LENGTH,
+        doc="Where the rows are.",
+    ),
+    _text(
+        name="format",
+        choices=("jsonl",),
+        later=("json", "csv", "parquet", "text"),
+        default="jsonl",
+        doc="How the rows are written.",
+    ),
+    _block(name="auth", fields=_STORAGE_AUTH, doc="How the source is read."),
+    _text(name="split", choices=("train", "eval"), default="train", doc="What the rows are for."),
+    _map(
+        name="columns",
+        keys=("text", "prompt", "completion", "instruction", "input", "output", "messages"),
+        max_items=7,
+        doc="Maps names that training knows to the source's own names.",
+    ),
+    _number(
+        name="weight",
+        low=0,
+        above_low=True,
+        high=1_000_000,
+        default=1,
+        only=1,
+        doc="Share in sampling, relative to the other sources.",
+    ),
+)
+
+_ARTIFACTS = (
+    _text(
+        name="log_uri",
+        shape=shapes.PREFIX,
+        max_length=_URI_LENGTH,
+        default_note="the platform's log prefix and the job's id; without one, the control plane keeps the logs",
+        doc="Prefix for logs, shipped while the job runs.",
+    ),
+    _text(
+        name="status_stream_url",
+        shape=shapes.CALLED_URL,
+        max_length=_URI_LENGTH,
+        doc="Gets every event of the job, in order, as CloudEvents batches.",
+    ),
+    _text(
+        name="output_uri",
+        shape=shapes.PREFIX,
+        max_length=_URI_LENGTH,
+        default_note="the platform's output prefix and the job's id; without one, required",
+        doc="Prefix for the adapter and its manifest.",
+    ),
+    _block(name="auth", fields=_STORAGE_AUTH, doc="How these locations are accessed."),
+    _flag(name="overwrite", default=False, doc="Allow an output prefix that holds another job's manifest."),
+)
+
+_TUNING = (
+    _number(name="learning_rate", low=0, above_low=True, high=10, default=2e-4, doc="Peak learning rate."),
+    _whole(
+        name="batch_size",
+        low=1,
+        high=65536,
+        default=8,
+        doc="Examples per optimizer step over all devices together; a multiple of their number.",
+    ),
+    _number(
+        name="num_epochs",
+        low=0,
+        above_low=True,
+        high=10000,
+        default=1,
+        doc="Passes over the data; may be fractional.",
+    ),
+    _number(
+        name="warmup_ratio",
+        low=0,
+        high=1,
+        default=0,
+        doc="Share of the steps over which the learning rate rises to its peak.",
+    ),
+    _flag(name="gradient_checkpointing", default=False, doc="Trade computation for memory."),
+    _whole(
+        name="max_sequence_length",
+        low=8,
+        high=1_048_576,
+        default=2048,
+        doc="Tokens per example; longer ones are cut, and counted.",
+    ),
+    _whole(
+        name="max_steps",
+        low=1,
+        high=_INT32,
+        default_note="no limit",
+        doc="Ends training after so many optimizer steps, whatever num_epochs says.",
+    ),
+    _whole(name="seed", low=0, high=_INT32, default=0, doc="Seeds order, initialisation and dropout."),
+    _number(name="weight_decay", low=0, high=10, default=0, doc="Weight decay."),
+    _text(
+        name="lr_scheduler",
+        choices=("linear", "cosine", "constant"),
+        default="linear",
+        doc="The learning rate's course after warm-up.",
+    ),
+    _text(
+        name="optimizer",
+        choices=("adamw",),
+        later=("adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "sgd"),
+        default="adamw",
+        doc="The optimizer.",
+    ),
+    _number(
+        name="max_grad_norm",
+        low=0,
+        above_low=True,
+        high=1_000_000,
+        default=1,
+        doc="Gradients are clipped to this norm.",
+    ),
+    _flag(name="packing", default=False, only=False, doc="Pack several examples into one row."),
+    _number(
+        name="eval_fraction",
+        low=0,
+        above_low=True,
+        high=1,
+        below_high=True,
+        not_yet=True,
+        doc="Share of the training rows held out for evaluation.",
+    ),
+    _whole(name="checkpoint_steps", low=1, high=_INT32, not_yet=True, doc="Optimizer steps between checkpoints."),
+    _whole(name="checkpoint_limit", low=1, high=1000, not_yet=True, doc="Checkpoints kept."),
+    _number(name="neftune_noise_alpha", low=0, above_low=True, high=1000, not_yet=True, doc="NEFTune's noise."),
+    _text(
+        name="chat_template",
+        shape=shapes.TEMPLATE,
+        max_length=65536,
+        default_note="the tokenizer's own",
+        doc="A chat template in Jinja, for `messages` and a tokenizer without one.",
+    ),
+)
+
+_CALLBACKS = (
+    _text(
+        name="webhook_url",
+        shape=shapes.CALLED_URL,
+        max_length=_URI_LENGTH,
+        doc="Gets CloudEvents by POST, signed as Standard Webhooks says.",
+    ),
+    _text(
+        name="auth_header",
+        secret=True,
+        shape=shapes.HEADER_VALUE,
+        max_length=8192,
+        doc="Sent to webhook_url only, as Authorization.",
+    ),
+    _text(
+        name="events",
+        repeated=True,
+        choices=EVENT_TYPES,
+        default_note=", ".join(name.removeprefix("job.") for name in DEFAULT_EVENTS),
+        doc="Event types to send.",
+    ),
+)
+
+_PLACEMENT = (
+    _text(
+        name="runner",
+        choices=("local",),
+        later=("kubernetes", "slurm", "sagemaker"),
+        default="local",
+        doc="Where an attempt's trainer is launched.",
+    ),
+    _text(
+        name="node",
+        shape=shapes.NODE_NAME,
+        max_length=63,
+        default_note="any",
+        doc="This node and no other.",
+    ),
+    _map(
+        name="labels",
+        key_shape=shapes.LABEL_KEY,
+        max_items=64,
+        max_length=63,
+        doc="Labels that the node must have.",
+    ),
+)
+
+_EXPORT = (
+    _flag(name="merged", default=False, only=False, doc="The base model with the adapter merged in."),
+    _flag(name="gguf", default=False, only=False, doc="The same in GGUF."),
+    _text(name="push_to_hub", not_yet=True, doc="A hub repository to push to."),
+)
+
+FIELDS = (
+    _text(
+        name="job_id",
+        shape=shapes.JOB_ID,
+        max_length=63,
+        default_note="generated",
+        doc="Your own name for the job. The same id with the same spec is the same job; with another it is refused.",
+    ),
+    _block(name="base_model", fields=_BASE_MODEL, required=True, doc="The model to start from."),
+    _block(name="customization", fields=_CUSTOMIZATION, required=True, doc="What is trained and how."),
+    _block(name="resources", fields=_RESOURCES, doc="What the job needs of a node."),
+    _block(name="datasets", fields=_DATASET, repeated=True, required=True, doc="What to train on, in this order."),
+    _block(name="artifacts", fields=_ARTIFACTS, doc="Where results go."),
+    _block(name="tuning_parameters", fields=_TUNING, doc="How training proceeds."),
+    _block(name="callbacks", fields=_CALLBACKS, doc="Who is called when something happens."),
+    _text(
+        name="backend", choices=("peft", "mock"), default="peft", doc="The training engine; `mock` in dev mode only."
+    ),
+    _free(name="backend_options", doc="Options of that engine, checked by it."),
+    _block(name="placement", fields=_PLACEMENT, doc="Wishes about where the job runs."),
+    _map(
+        name="labels",
+        key_shape=shapes.LABEL_KEY,
+        max_items=64,
+        max_length=63,
+        doc="Your own keys and values, to list jobs by.",
+    ),
+    _whole(name="priority", low=0, high=100, default=50, doc="Higher is placed first; equal ones by age."),
+    _whole(
+        name="max_attempts",
+        low=1,
+        high=100,
+        default=3,
+        doc="How many attempts may fail before the job does; lost nodes do not count.",
+    ),
+    _block(name="export", fields=_EXPORT, doc="What is produced beside the adapter."),
+)

@@ -1,0 +1,242 @@
+"""What is judged between fields: contradictions, values whose meaning depends on another, and what has no effect.
+
+Each row names the fields that it looks at, the one to blame first; it is skipped if one of them has a violation of its
+own, so that one mistake is told once. Rows see the effective spec, and what was sent where absence matters.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from controlplane.domain.errors import Violation
+from controlplane.domain.spec import locations, problem
+from controlplane.domain.spec.fields import PEFT_OWN_PLACES, PROMPT_METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from controlplane.domain.spec.findings import Findings
+    from controlplane.domain.spec.rules import Rules
+
+_HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_HUB_ID = re.compile(rf"(?!.*(?:\.\.|--)){_HUB_PART}/{_HUB_PART}")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A spec under judgement: as sent, with defaults, the paths of its secrets, and the platform's rules."""
+
+    sent: dict[str, Any]
+    effective: dict[str, Any]
+    secrets: dict[str, str]
+    rules: Rules
+
+    def given(self, block: str, name: str) -> Any:
+        """What was sent for a field, or None."""
+        return self.sent.get(block, {}).get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One rule between fields: `says` tells what is wrong with the first of them, or nothing."""
+
+    fields: tuple[str, ...]
+    reason: str
+    says: Callable[[Seen], str | None]
+
+
+def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
+    """Add every contradiction to the findings, and return the warnings."""
+    spoiled = findings.spoiled()
+    for relation in _RELATIONS:
+        description = None if spoiled and not spoiled.isdisjoint(relation.fields) else relation.says(seen)
+        if description is not None:
+            findings.add(relation.fields[0], relation.reason, description)
+    for violation in (*_peft_config(seen), *_places(seen)):
+        if violation.field not in spoiled:
+            findings.violations.append(violation)
+    told = [(field, description) for field, says in _NO_EFFECT if (description := says(seen))]
+    told += [
+        (f"datasets[{index}].auth", "a file:// source is read as the agent, so this does nothing")
+        for index, dataset in enumerate(seen.sent.get("datasets", ()))
+        if "auth" in dataset and dataset.get("source", "").startswith("file://")
+    ]
+    return tuple(Violation(field, problem.NO_EFFECT, description) for field, description in told)
+
+
+def _model_name(seen: Seen) -> str | None:
+    model = seen.effective["base_model"]
+    name = model.get("model_name")
+    if model["provider"] != "huggingface" or name is None or _HUB_ID.fullmatch(name):
+        return None
+    return (
+        "must be `owner/name` on the hub, each part up to 96 of A-Z a-z 0-9 . _ -; a directory needs provider `local`"
+    )
+
+
+def _output_absent(seen: Seen) -> str | None:
+    if "output_uri" in seen.effective["artifacts"]:
+        return None
+    return "is required: this platform has no default output location; give file:///…/ or s3://bucket/prefix/"
+
+
+def _adapter_off(seen: Seen) -> str | None:
+    custom = seen.effective["customization"]
+    method = custom.get("method")
+    if method is None or custom["peft"]["use"] == (method != "full"):
+        return None
+    if method == "full":
+        return "method `full` trains no adapter: leave it out or say false" if _use_given(seen) else None
+    return f"method `{method}` trains an adapter: false goes with method `full` only"
+
+
+def _use_given(seen: Seen) -> bool:
+    return "use" in (seen.given("customization", "peft") or {})
+
+
+def _with_full(name: str) -> Relation:
+    def says(seen: Seen) -> str | None:
+        if seen.effective["customization"].get("method") != "full" or seen.given("customization", name) is None:
+            return None
+        return "method `full` trains no adapter: leave it out"
+
+    return Relation((f"customization.{name}", "customization.method"), problem.CONTRADICTION, says)
+
+
+def _layers_of_prompt(seen: Seen) -> str | None:
+    method = seen.effective["customization"].get("method")
+    if method in PROMPT_METHODS and seen.given("customization", "trainable_layers"):
+        return f"method `{method}` trains no block of the model: leave it out"
+    return None
+
+
+def _batch(seen: Seen) -> str | None:
+    gpus, batch = seen.effective["resources"]["gpus"], seen.effective["tuning_parameters"]["batch_size"]
+    if gpus < 2 or batch % gpus == 0:
+        return None
+    said = "" if seen.given("tuning_parameters", "batch_size") else " (the default)"
+    return f"counts examples over all devices, so must be a multiple of the {gpus} GPUs, got {batch}{said}"
+
+
+def _nothing_to_train_on(seen: Seen) -> str | None:
+    datasets = seen.effective["datasets"]
+    if datasets and all(dataset.get("split") == "eval" for dataset in datasets):
+        return "must hold one with split `train`"
+    return None
+
+
+def _mock(seen: Seen) -> str | None:
+    if seen.effective["backend"] == "mock" and not seen.rules.dev_mode:
+        return "the fake trainer is for dev mode only"
+    return None
+
+
+_RELATIONS = (
+    Relation(("base_model.model_name", "base_model.provider", "base_model"), problem.MALFORMED, _model_name),
+    Relation(("artifacts.output_uri", "artifacts"), problem.REQUIRED, _output_absent),
+    Relation(("backend",), problem.NOT_ALLOWED, _mock),
+    Relation(("datasets",), problem.CONTRADICTION, _nothing_to_train_on),
+    Relation(("customization.peft.use", "customization.peft"), problem.CONTRADICTION, _adapter_off),
+    _with_full("rank"),
+    _with_full("lora_alpha"),
+    _with_full("lora_dropout"),
+    _with_full("target_modules"),
+    Relation(("customization.trainable_layers",), problem.CONTRADICTION, _layers_of_prompt),
+    Relation(
+        ("tuning_parameters.batch_size", "tuning_parameters", "resources.gpus", "resources"),
+        problem.CONTRADICTION,
+        _batch,
+    ),
+)
+
+
+def _peft_config(seen: Seen) -> Iterator[Violation]:
+    custom = seen.effective["customization"]
+    path = "customization.peft.config"
+    for key, value in (seen.given("customization", "peft") or {}).get("config", {}).items():
+        at = f"{path}.{problem.step(key)}"
+        if key == "task_type":
+            if value != "CAUSAL_LM":
+                yield Violation(at, problem.CONTRADICTION, "must be CAUSAL_LM: that is what is trained here")
+        elif key in PEFT_OWN_PLACES:
+            own = PEFT_OWN_PLACES[key]
+            agrees = value == custom.get(own) or (own == "method" and str(value).lower() == custom.get(own))
+            if not agrees:
+                yield Violation(at, problem.CONTRADICTION, f"must agree with customization.{own}; better leave it out")
+        else:
+            yield Violation(at, problem.NOT_YET_SUPPORTED, "further fields of PEFT's configuration come later")
+
+
+def _places(seen: Seen) -> Iterator[Violation]:
+    """Where places must not coincide: results among the inputs, results among the logs."""
+    artifacts, model = seen.effective["artifacts"], seen.effective["base_model"]
+    output, logs = artifacts.get("output_uri"), artifacts.get("log_uri")
+    name = model.get("model_name", "")
+    if model["provider"] == "local" and name:
+        wrong = locations.local_path_problem(name, seen.rules)
+        if wrong:
+            yield Violation("base_model.model_name", *wrong)
+            name = ""
+    if output is None:
+        return
+    if logs is not None and locations.normal(logs) == locations.normal(output):
+        yield Violation("artifacts.log_uri", problem.CONTRADICTION, "must not be artifacts.output_uri itself")
+    if model["provider"] == "local" and name and locations.within(output, name):
+        yield _inside("base_model.model_name")
+    for index, dataset in enumerate(seen.effective["datasets"]):
+        if "source" in dataset and locations.within(output, dataset["source"]):
+            yield _inside(f"datasets[{index}].source")
+            return
+
+
+def _inside(other: str) -> Violation:
+    return Violation(
+        "artifacts.output_uri", problem.CONTRADICTION, f"must not lie inside {other}: it would change the input"
+    )
+
+
+def _no_qlora(seen: Seen) -> str | None:
+    method = seen.effective["customization"].get("method")
+    if method == "qlora" or not seen.given("customization", "qlora"):
+        return None
+    return f"only method `qlora` quantizes the base model; with `{method}` this block does nothing"
+
+
+def _no_gpu(seen: Seen) -> str | None:
+    if seen.effective["resources"]["gpus"] == 0 and seen.given("resources", "gpu_type"):
+        return "no GPU is asked for (resources.gpus), so its type does nothing"
+    return None
+
+
+def _local_model(name: str) -> Callable[[Seen], str | None]:
+    def says(seen: Seen) -> str | None:
+        given = seen.given("base_model", name) or f"base_model.{name}" in seen.secrets
+        if given and seen.effective["base_model"]["provider"] == "local":
+            return "a local model is read as it is, so this does nothing"
+        return None
+
+    return says
+
+
+def _no_webhook(name: str) -> Callable[[Seen], str | None]:
+    def says(seen: Seen) -> str | None:
+        given = seen.given("callbacks", name) or f"callbacks.{name}" in seen.secrets
+        return "no callbacks.webhook_url is given, so this does nothing" if given and not _called(seen) else None
+
+    return says
+
+
+def _called(seen: Seen) -> bool:
+    return "webhook_url" in seen.effective.get("callbacks", {})
+
+
+_NO_EFFECT: tuple[tuple[str, Callable[[Seen], str | None]], ...] = (
+    ("base_model.revision", _local_model("revision")),
+    ("base_model.auth_token", _local_model("auth_token")),
+    ("customization.qlora", _no_qlora),
+    ("resources.gpu_type", _no_gpu),
+    ("callbacks.auth_header", _no_webhook("auth_header")),
+    ("callbacks.events", _no_webhook("events")),
+)

@@ -1,0 +1,55 @@
+"""What this build accepts but cannot run yet: asked when a job could be placed, before a device is taken.
+
+These are fields of requests that users send already, so a submit stores them; the job then fails at once with
+NOT_YET_SUPPORTED, in words. Each later issue takes rows away from here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.domain.errors import Violation
+from controlplane.domain.spec.problem import NOT_YET_SUPPORTED
+
+
+def not_yet_runnable(effective: dict[str, Any]) -> tuple[Violation, ...]:
+    """Everything in an effective spec that this build cannot run; empty: it can be placed.
+
+    The fake trainer (`backend: mock`) reads no model and no rows and stands in for any number of devices, so for it
+    only what the platform itself does counts.
+    """
+    found = _platform(effective)
+    if effective["backend"] != "mock":
+        found = [*_inputs(effective), *found]
+    return tuple(Violation(field, NOT_YET_SUPPORTED, description) for field, description in found)
+
+
+def _inputs(effective: dict[str, Any]) -> list[tuple[str, str]]:
+    model, custom = effective["base_model"], effective["customization"]
+    found = []
+    if model["provider"] != "local":
+        found.append(("base_model.provider", f"models from {model['provider']} come later; today: local"))
+    if "weights_url" in model:
+        found.append(("base_model.weights_url", "weights from elsewhere come later"))
+    if "trainable_layers" in custom:
+        found.append(("customization.trainable_layers", "training of chosen blocks comes later"))
+    if effective["resources"]["gpus"] > 1:
+        found.append(("resources.gpus", "training on several GPUs comes later; today: 0 or 1"))
+    found += [
+        (f"datasets[{index}].source", "datasets outside file:// come later")
+        for index, dataset in enumerate(effective["datasets"])
+        if not dataset["source"].startswith("file://")
+    ]
+    return found
+
+
+def _platform(effective: dict[str, Any]) -> list[tuple[str, str]]:
+    artifacts = effective["artifacts"]
+    found = [
+        (f"artifacts.{name}", "locations outside file:// come later")
+        for name in ("log_uri", "output_uri")
+        if name in artifacts and not artifacts[name].startswith("file://")
+    ]
+    if "status_stream_url" in artifacts:
+        found.append(("artifacts.status_stream_url", "status streams come later; callbacks.webhook_url works"))
+    return found

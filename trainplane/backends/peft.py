@@ -1,0 +1,28 @@
+"""The engine of real training: transformers and PEFT, in `agent.trainer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainplane.backends.backend import Finding
+
+
+class Peft:
+    """Fine-tunes causal language models; everything that it can be told has a field of its own in the spec."""
+
+    name = "peft"
+
+    def validate(self, effective_spec: dict[str, Any]) -> list[Finding]:
+        """Refuse any option: there are none."""
+        return [
+            (f"backend_options.{key[:60]}", "UNKNOWN_FIELD", "backend peft has no options of its own")
+            for key in effective_spec.get("backend_options", {})
+        ]
+
+    def command(self, python: str, attempt_dir: str) -> list[str]:
+        """Start the trainer's package; it reads `assignment.json` in the directory."""
+        return [python, "-m", "agent.trainer", attempt_dir]
+
+
+PEFT = Peft()

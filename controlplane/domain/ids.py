@@ -1,4 +1,4 @@
-"""Unique ids that sort by the time of their making (ULID: 48 bits of milliseconds, 80 random bits, Crockford's base 32).
+"""Unique ids that sort by the time of their making (ULID: 48 bits of milliseconds, 80 random ones, in base 32).
 
 Source: the ULID specification. Time and randomness come in, so that tests know what comes out.
 """

@@ -4,20 +4,22 @@
                                                                      ├─► failing for 5 minutes: overtaken, tried alone
                                                                      └─► 410: disabled; after 8 retries: dead
 
-Standard Webhooks: `webhook-id` is the event's id, the same over retries; the signature covers `id.timestamp.body`. A slow
-endpoint holds one place among many, never another endpoint's. An endpoint's failure never touches a job.
+Standard Webhooks: `webhook-id` is the event's id, the same over retries; the signature covers `id.timestamp.body`. A
+slow endpoint holds one place among many, never another endpoint's. An endpoint's failure never touches a job.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import random
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from controlplane.domain import delivery as d
@@ -55,6 +57,15 @@ class _Skipped:
 
     up_to: int
     ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """One try of an event."""
+
+    sequence: int
+    number: int
+    started_us: int
 
 
 def signature(secret: str, *, event_id: str, timestamp: int, body: bytes) -> str:
@@ -103,10 +114,8 @@ class Deliveries:
                 for uid in tx.old_secrets(ended_before_us=before_us, limit=_PAGE):
                     tx.set_sealed_secrets(uid, b"")
 
-            try:
+            with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the next round finds the same
                 await self._store.write(work)
-            except (StoreUnavailable, OutcomeUnknown):
-                pass  # the next round finds the same
             await self._clock.sleep(3600)
 
     async def _adopt(self) -> None:
@@ -127,9 +136,9 @@ class Deliveries:
             lambda tx: (tx.due_endpoints(now_us=now_us, limit=_PAGE), tx.due_retries(now_us=now_us, limit=_PAGE))
         )
         for endpoint in endpoints:
-            self._start(tries, (endpoint.job_uid, 0), lambda e=endpoint: self._serve(e))
+            self._start(tries, (endpoint.job_uid, 0), partial(self._serve, endpoint))
         for retry in retries:
-            self._start(tries, (retry.job_uid, retry.sequence), lambda r=retry: self._serve_alone(r))
+            self._start(tries, (retry.job_uid, retry.sequence), partial(self._serve_alone, retry))
 
     def _start(self, tries: asyncio.TaskGroup, key: tuple[str, int], work: Callable[[], Awaitable[None]]) -> None:
         if key in self._busy or len(self._busy) >= CONCURRENCY:
@@ -138,9 +147,8 @@ class Deliveries:
 
         async def guarded() -> None:
             try:
-                await work()
-            except (StoreUnavailable, OutcomeUnknown):
-                pass  # the sweep finds it again: a try may be repeated, never lost
+                with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the sweep finds it again
+                    await work()
             finally:
                 self._busy.discard(key)
                 self.bell.ring()
@@ -151,13 +159,13 @@ class Deliveries:
         """Delivers what the endpoint is owed, until nothing is left or a try fails."""
         while True:
             current = endpoint
-            following = await self._store.read(lambda tx, e=current: self._next(tx, e))
+            following = await self._store.read(partial(self._next, endpoint=current))
             if following is None:
                 return
             if isinstance(following, _Skipped):
                 state = EndpointState.SETTLED if following.ended else current.state
                 endpoint = replace(current, cursor=following.up_to, state=state)
-                await self._store.write(lambda tx, e=endpoint: tx.save_endpoint(e))
+                await self._store.write(partial(_save, endpoint=endpoint))
                 if following.ended:
                     return
                 continue
@@ -174,10 +182,9 @@ class Deliveries:
             endpoint = verdict.endpoint
             if endpoint.cursor >= following.event.sequence and following.event.type in TERMINAL_TYPES:
                 endpoint = replace(endpoint, state=EndpointState.SETTLED)
-            tried = _delivery(current, following.event.sequence, current.tries + 1, started_us, answer, verdict.outcome)
-            await self._store.write(
-                lambda tx, e=endpoint, t=tried, r=verdict.retry: _record(tx, endpoint=e, tried=t, retry=r)
-            )
+            tried = _Try(following.event.sequence, current.tries + 1, started_us)
+            made = _delivery(current, tried, answer, verdict.outcome)
+            await self._store.write(partial(_record, endpoint=endpoint, tried=made, retry=verdict.retry))
             if verdict.outcome is not Outcome.DELIVERED or endpoint.state is not EndpointState.ACTIVE:
                 return
 
@@ -205,7 +212,7 @@ class Deliveries:
             now_us=self._clock.now_us(),
             jitter=random.random(),  # noqa: S311 - likewise
         )
-        tried = _delivery(endpoint, retry.sequence, retry.tries + 1, started_us, answer, outcome)
+        tried = _delivery(endpoint, _Try(retry.sequence, retry.tries + 1, started_us), answer, outcome)
 
         def work(tx: Transaction) -> None:
             tx.insert_delivery(tried)
@@ -216,7 +223,7 @@ class Deliveries:
 
         await self._store.write(work)
 
-    def _next(self, tx: Transaction, endpoint: Endpoint) -> _Due | _Skipped | None:
+    def _next(self, tx: Transaction, *, endpoint: Endpoint) -> _Due | _Skipped | None:
         row = tx.events_after(endpoint.job_uid, endpoint.cursor, limit=_PAGE)
         for event in row:
             if event.type in endpoint.types:
@@ -249,20 +256,22 @@ def _endpoint(uid: str, sent: str) -> Endpoint:
     return Endpoint(uid, _KIND, callbacks["webhook_url"], tuple(str(t) for t in types))
 
 
-def _delivery(
-    endpoint: Endpoint, sequence: int, number: int, started_us: int, answer: Answer, outcome: Outcome
-) -> Delivery:
+def _delivery(endpoint: Endpoint, tried: _Try, answer: Answer, outcome: Outcome) -> Delivery:
     return Delivery(
         job_uid=endpoint.job_uid,
         kind=endpoint.kind,
-        sequence=sequence,
-        number=number,
-        time_us=started_us,
+        sequence=tried.sequence,
+        number=tried.number,
+        time_us=tried.started_us,
         outcome=outcome,
         status_code=answer.status_code,
         detail=answer.detail,
         duration_seconds=answer.duration.total_seconds(),
     )
+
+
+def _save(tx: Transaction, *, endpoint: Endpoint) -> None:
+    tx.save_endpoint(endpoint)
 
 
 def _record(tx: Transaction, *, endpoint: Endpoint, tried: Delivery, retry: PendingRetry | None) -> None:

@@ -1,7 +1,7 @@
 """Giving waiting jobs to nodes.
 
-A round looks at the jobs that nobody has looked at yet; when capacity grew (a node joined, an attempt ended) it also walks
-the whole queue, a page a round. So a queue of a hundred thousand jobs costs nothing while nothing changes, and a
+A round looks at the jobs that nobody has looked at yet; when capacity grew (a node joined, an attempt ended) it also
+walks the whole queue, a page a round. So a queue of a hundred thousand jobs costs nothing while nothing changes, and a
 new job is placed at once. A job that cannot be placed says why, and does not hold back smaller ones behind it.
 """
 
@@ -102,7 +102,7 @@ class Dispatcher:
             changes.tx.set_pending(pending)
 
     def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> bool:
-        """Writes attempt N+1, or fails the job for what this build cannot run; answers whether devices are charged now."""
+        """Writes attempt N+1, or fails the job for what this build cannot run; answers whether devices are charged."""
         job = waiting.job
         effective = changes.tx.effective_spec(job.uid)
         filled = (
@@ -134,4 +134,3 @@ def _attempt(uid: str, number: int, need: Requirement, chosen: Placement, now_us
         state=AttemptState.ASSIGNED,
         assign_time_us=now_us,
     )
-

@@ -64,7 +64,9 @@ class Jobs:
     def view(self, record: JobRecord, *, effective: str = "", queue_position: int = 0) -> JobView:
         """Adds the effective spec: as fixed at the first placement, or as the defaults are now."""
         sent = json.loads(record.sent)
-        filled = json.loads(effective) if effective else spec.effective(sent, job_id=record.job.job_id, rules=self._rules)
+        filled = (
+            json.loads(effective) if effective else spec.effective(sent, job_id=record.job.job_id, rules=self._rules)
+        )
         return JobView(record, sent, filled, queue_position)
 
     async def get(self, job_id: str, *, project: str) -> JobView:
@@ -85,7 +87,7 @@ class Jobs:
         record, effective, position = await self._store.read(work)
         return self.view(record, effective=effective, queue_position=position)
 
-    async def list(self, chosen: JobFilter, *, limit: int) -> list[JobView]:
+    async def page(self, chosen: JobFilter, *, limit: int) -> list[JobView]:
         """Newest first."""
         return [self.view(record) for record in await self._store.read(lambda tx: tx.records(chosen, limit=limit))]
 

@@ -2,8 +2,8 @@
 
     Sync (whole actual state) ──► judge ──► Wanted: claim these, stop those (and why), these are settled
 
-Only an explicit stop stops anything. An attempt that we do not know is kept and charged by its node; one that its node does
-not know, although it claimed it, is lost after two such syncs.
+Only an explicit stop stops anything. An attempt that we do not know is kept and charged by its node; one that its node
+does not know, although it claimed it, is lost after two such syncs.
 """
 
 from __future__ import annotations
@@ -120,9 +120,7 @@ class Nodes:
     def silent(self, nodes: list[Node]) -> set[str]:
         """Nodes that have not spoken for the grace. After our own start each gets a fresh window."""
         now = self._clock.monotonic()
-        return {
-            node.name for node in nodes if now - self._heard.setdefault(node.name, now) > self._grace_seconds
-        }
+        return {node.name for node in nodes if now - self._heard.setdefault(node.name, now) > self._grace_seconds}
 
     async def watch(self) -> None:
         """The loop: gives up silent nodes; their attempts are lost, their devices stay charged."""
@@ -151,9 +149,7 @@ class Nodes:
                 continue  # what was granted is rolled forward when the node is back
             # Unclaimed, it can never start: the claim is refused from now on. Claimed, its processes may live.
             state = AttemptState.ENDED if attempt.state is AttemptState.ASSIGNED else AttemptState.LOST
-            changes.tx.save_attempt(
-                replace(attempt, state=state, end_time_us=changes.now_us, reason="NODE_LOST")
-            )
+            changes.tx.save_attempt(replace(attempt, state=state, end_time_us=changes.now_us, reason="NODE_LOST"))
             changes.apply(job, n.Lost(attempt.number, "NODE_LOST", f"node {node} has been silent for {seconds}"))
             changes.told.queue = True
 

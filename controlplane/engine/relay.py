@@ -1,19 +1,20 @@
 """Publishing recorded events to JetStream, each job's in order.
 
-SQL says what is owed (`jobs.published_sequence < last_sequence`); `Recent` usually has the bytes. A batch is published, then
-marked: killed between the two, it is published again, and JetStream's deduplication or the reader's drops the repeat.
+SQL says what is owed (`jobs.published_sequence < last_sequence`); `Recent` usually has the bytes. A batch is published,
+then marked: killed between the two, it is published again, and JetStream's deduplication or the reader's drops it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from controlplane.engine.ports import BusUnavailable, OutcomeUnknown, StoreUnavailable
 from controlplane.engine.signals import Bell
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from controlplane.domain.event import StoredEvent
     from controlplane.engine.ports import Bus, Clock, Store, Transaction, Unpublished
     from controlplane.engine.signals import Recent
@@ -22,6 +23,14 @@ SWEEP_SECONDS = 1.0
 JOBS_PER_ROUND = 500
 EVENTS_PER_ROUND = 1_000
 _META_STREAM = "events_stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How the relay batches, and how far back a lost stream is filled again."""
+
+    linger: timedelta
+    retention: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +44,13 @@ class _Round:
 class Relay:
     """Owes JetStream every event, and pays."""
 
-    def __init__(
-        self, store: Store, *, bus: Bus, clock: Clock, recent: Recent, retention: timedelta, linger: timedelta
-    ) -> None:
+    def __init__(self, store: Store, *, bus: Bus, clock: Clock, recent: Recent, pace: Pace) -> None:
         self.bell = Bell()
         self._store = store
         self._bus = bus
         self._clock = clock
         self._recent = recent
-        self._retention = retention
-        self._linger = linger.total_seconds()
+        self._pace = pace
         self._stream_known = False
 
     def reconnected(self) -> None:
@@ -62,7 +68,7 @@ class Relay:
                 await self._clock.sleep(SWEEP_SECONDS)
                 continue
             if not more and await self.bell.wait(SWEEP_SECONDS):
-                await self._clock.sleep(self._linger)  # what is committed next shares the batch
+                await self._clock.sleep(self._pace.linger.total_seconds())  # what is committed next shares the batch
 
     async def round(self) -> bool:
         """Publishes one batch; answers whether more is owed."""
@@ -97,7 +103,7 @@ class Relay:
     async def _check_stream(self) -> None:
         """A stream made anew (its store was lost) gets again what retention asks for."""
         stream = await self._bus.ensure_stream()
-        since_us = self._clock.now_us() - int(self._retention.total_seconds() * 1e6)
+        since_us = self._clock.now_us() - int(self._pace.retention.total_seconds() * 1e6)
 
         def work(tx: Transaction) -> None:
             before = tx.meta(_META_STREAM)

@@ -205,5 +205,3 @@ def _fail(answer: asyncio.Future[Submitted], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
         answer.exception()  # seen: a caller that went away must not make asyncio log it
-
-

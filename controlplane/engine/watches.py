@@ -7,14 +7,13 @@ keep-alive's time. Watchers that need SQL at the same moment share one read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from controlplane.domain.event import TERMINAL_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from controlplane.domain.event import StoredEvent
     from controlplane.engine.ports import Store

@@ -8,7 +8,8 @@
 """
 
 from controlplane.domain.spec.budget import fit
-from controlplane.domain.spec.checked import CheckedSpec, Requirement, check
+from controlplane.domain.spec.checked import CheckedSpec, check
+from controlplane.domain.spec.effective import effective
 from controlplane.domain.spec.fields import DEFAULT_EVENTS, EVENT_TYPES, FIELDS
 from controlplane.domain.spec.rules import Rules
 from controlplane.domain.spec.runnable import not_yet_runnable
@@ -22,10 +23,10 @@ __all__ = [
     "FIELDS",
     "MAX_BODY_BYTES",
     "CheckedSpec",
-    "Requirement",
     "Rules",
     "canonical",
     "check",
+    "effective",
     "fit",
     "is_job_id",
     "not_yet_runnable",

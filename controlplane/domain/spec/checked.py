@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.errors import InvalidSpec, Violation
+from controlplane.domain.job import Requirement
 from controlplane.domain.spec.effective import effective
+from controlplane.domain.spec.fields import FIELDS
 from controlplane.domain.spec.findings import Findings
 from controlplane.domain.spec.relations import Seen, judge
 from controlplane.domain.spec.structure import check_structure
@@ -16,26 +18,7 @@ if TYPE_CHECKING:
     from controlplane.domain.spec.rules import Rules
 
 _GIB = 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """What a job needs of the place where it runs.
-
-    Attributes:
-        gpu_type: words that must all occur in a device's name; empty: any.
-        memory_bytes: host memory to reserve.
-        node: this node and no other; empty: any.
-        labels: what a node must carry.
-    """
-
-    gpus: int
-    gpu_type: str
-    cpus: int
-    memory_bytes: int
-    runner: str
-    node: str
-    labels: dict[str, str]
+_POSITIONS = {row.name: index for index, row in enumerate(FIELDS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +70,7 @@ def check(raw: dict[str, Any], *, rules: Rules, fallback_job_id: str | None = No
         for found in engine.validate(spec):
             findings.add(*found)
     if findings.violations:
-        raise InvalidSpec(findings.violations)
+        raise InvalidSpec(sorted(findings.violations, key=_position))
     minutes = spec["resources"].get("max_duration_minutes")
     return CheckedSpec(
         job_id=sent.get("job_id"),
@@ -102,6 +85,12 @@ def check(raw: dict[str, Any], *, rules: Rules, fallback_job_id: str | None = No
         backend=spec["backend"],
         requirement=_requirement(spec),
     )
+
+
+def _position(violation: Violation) -> int:
+    """Which top-level field a violation belongs to, in the table's order; unknown ones come last."""
+    top = violation.field.partition(".")[0].partition("[")[0]
+    return _POSITIONS.get(top, len(_POSITIONS))
 
 
 def _requirement(spec: dict[str, Any]) -> Requirement:

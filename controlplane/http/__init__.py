@@ -1,0 +1,1 @@
+"""Outbound HTTP: the one guarded client."""

@@ -1,0 +1,140 @@
+"""Posting to URLs that users gave us, without becoming their way into our network.
+
+A name is resolved once; every address must be allowed; the connection goes to those very addresses (so a second answer
+of the resolver changes nothing). No redirects, no proxy environment, bounded in time and in what is read. TLS verifies
+the name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from controlplane.domain.addresses import literal_address
+from controlplane.engine.ports import Answer
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from controlplane.domain.addresses import OutboundRules
+
+_DRAINED_BYTES = 64 * 1024
+
+
+class Blocked(OSError):  # noqa: N818 - it says what happened
+    """The name resolves to an address that we may not call."""
+
+
+class GuardedResolver(AbstractResolver):
+    """Answers only addresses that the rules allow; one bad one refuses the name."""
+
+    def __init__(self, rules: OutboundRules) -> None:
+        self._rules = rules
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Resolves once, and judges every address.
+
+        Raises:
+            Blocked: one of them is not allowed.
+            OSError: the name does not resolve.
+        """
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        if not self._rules.permits_name(host):
+            for address in addresses:
+                if not self._rules.permits_address(ip_address(address.partition("%")[0])):
+                    raise Blocked(f"{host} resolves to an address that is not public and not allowed by setting")
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class GuardedClient:
+    """Implements `ports.Outbound`."""
+
+    def __init__(self, rules: OutboundRules, *, tls: ssl.SSLContext | None = None) -> None:
+        self._rules = rules
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=GuardedResolver(rules), limit=128, limit_per_host=8, use_dns_cache=False, ssl=tls or True
+            ),
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"user-agent": "trainplane"},
+        )
+
+    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta) -> Answer:
+        """Posts once; never raises for what the other side does."""
+        started = time.monotonic()
+        status, retry_after, detail = await self._try(url, body=body, headers=headers, deadline=deadline)
+        return Answer(status, retry_after, detail, timedelta(seconds=time.monotonic() - started))
+
+    async def _try(
+        self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta
+    ) -> tuple[int, timedelta | None, str]:
+        # A literal address needs no resolver, so aiohttp would not ask ours.
+        literal = literal_address(urlsplit(url).hostname or "")
+        if literal is not None and not self._rules.permits_address(literal):
+            return 0, None, "its address is not public and not allowed by setting"
+        try:
+            async with (
+                asyncio.timeout(deadline.total_seconds()),
+                self._session.post(url, data=body, headers=dict(headers), allow_redirects=False) as answer,
+            ):
+                await answer.content.read(_DRAINED_BYTES)
+                return answer.status, _retry_after(answer.headers.get("retry-after")), _words(answer.status)
+        except TimeoutError:
+            return 0, None, f"no answer within {deadline.total_seconds():g} s"
+        except aiohttp.ClientConnectorError as error:
+            cause = error.os_error
+            return 0, None, str(cause) if isinstance(cause, Blocked) else f"no connection: {cause.strerror or cause}"
+        except Blocked as error:
+            return 0, None, str(error)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return 0, None, f"no answer: {type(error).__name__}"
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._session.close()
+
+
+def _words(status: int) -> str:
+    if 200 <= status < 300:
+        return ""
+    return f"answered {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+
+
+def _retry_after(header: str | None) -> timedelta | None:
+    """Seconds or a date (RFC 9110); None where there is none or it is neither."""
+    if not header:
+        return None
+    if header.strip().isdigit():
+        return timedelta(seconds=min(int(header.strip()[:9]), 10**8))
+    try:
+        return max(parsedate_to_datetime(header) - datetime.now(UTC), timedelta())
+    except (TypeError, ValueError):
+        return None

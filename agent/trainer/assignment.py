@@ -26,11 +26,11 @@ PRECISIONS = ("bf16", "fp32")
 class Lora:
     """`customization` of method `lora`: PEFT's `LoraConfig` in the spec's words."""
 
-    rank: int = 8
-    alpha: int = 8
+    rank: int = 16
+    alpha: float = 32
     dropout: float = 0.0
-    target_modules: tuple[str, ...] = ()
-    """Module names, or `("all-linear",)`; empty = PEFT's own choice for the architecture, else all linear layers."""
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    """Module names, or `("all-linear",)`: every linear layer but the output head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Tuning:
 
     learning_rate: float = 2e-4
     batch_size: int = 8
-    num_epochs: float = 3.0
+    num_epochs: float = 1.0
     max_steps: int | None = None
     """Optimizer steps; when set, it alone says how long to train, and `num_epochs` does not."""
     warmup_ratio: float = 0.0
@@ -63,7 +63,7 @@ class Tuning:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     """0 = no clipping."""
-    seed: int = 42
+    seed: int = 0
     gradient_checkpointing: bool = False
     max_sequence_length: int = 2048
     chat_template: str | None = None
@@ -150,12 +150,12 @@ def _lora(customization: Fields) -> Lora:
         if name != "task_type":
             raise NotYetSupported(f"customization.peft.config.{name} is not supported yet; leave it out")
     config.choice("task_type", "CAUSAL_LM", allowed=("CAUSAL_LM",), known=None)
-    rank = customization.integer("rank", 8, minimum=1)
+    rank = customization.integer("rank", 16, minimum=1)
     return Lora(
         rank=rank,
-        alpha=customization.integer("lora_alpha", 8, minimum=1),
+        alpha=customization.number("lora_alpha", 2 * rank, above=0.0),
         dropout=customization.number("lora_dropout", 0.0, minimum=0.0, below=1.0),
-        target_modules=tuple(customization.texts("target_modules")),
+        target_modules=tuple(customization.texts("target_modules")) or (ALL_LINEAR,),
     )
 
 
@@ -193,13 +193,13 @@ def _tuning(tuning: Fields) -> Tuning:
     return Tuning(
         learning_rate=tuning.number("learning_rate", 2e-4, above=0.0),
         batch_size=tuning.integer("batch_size", 8, minimum=1),
-        num_epochs=tuning.number("num_epochs", 3.0, above=0.0),
+        num_epochs=tuning.number("num_epochs", 1.0, above=0.0),
         max_steps=tuning.optional_integer("max_steps", minimum=1),
         warmup_ratio=tuning.number("warmup_ratio", 0.0, minimum=0.0, maximum=1.0),
         lr_scheduler=tuning.choice("lr_scheduler", "linear", allowed=SCHEDULES, known=None),
         weight_decay=tuning.number("weight_decay", 0.0, minimum=0.0),
         max_grad_norm=tuning.number("max_grad_norm", 1.0, minimum=0.0),
-        seed=tuning.integer("seed", 42),
+        seed=tuning.integer("seed", 0),
         gradient_checkpointing=tuning.boolean("gradient_checkpointing", default=False),
         max_sequence_length=tuning.integer("max_sequence_length", 2048, minimum=2),
         chat_template=tuning.optional_text("chat_template"),

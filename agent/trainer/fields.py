@@ -90,7 +90,7 @@ class Fields:
         """A number or None."""
         return self.number(name) if self.values.get(name) is not None else None
 
-    def number(  # noqa: PLR0913 - the four bounds are one idea
+    def number(
         self,
         name: str,
         default: float | _Required = REQUIRED,

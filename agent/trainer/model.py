@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Conv1D
+from transformers.utils import logging as transformers_logging
 
 from agent.trainer.assignment import ALL_LINEAR
 from agent.trainer.failures import ModelFormatUnsupported, TargetModulesNotFound
@@ -40,7 +40,7 @@ class AdaptedModel:
     model: Any
     device: Device
     target_modules: tuple[str, ...]
-    """What the adapter really goes into, after defaults: names as PEFT takes them."""
+    """What the adapter goes into: names as PEFT takes them."""
     selects_logits: bool
     """Whether its `forward` takes `logits_to_keep`, so that logits nobody needs are not computed."""
     pad_id: int
@@ -75,6 +75,7 @@ def load_base(files: ModelFiles, *, precision: str, device: Device) -> Any:
     Raises:
         ModelFormatUnsupported: the architecture is unknown, or the weights are broken or not all there.
     """
+    transformers_logging.disable_progress_bar()  # it draws on stderr, which is the job's log
     with _Blaming("it"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),
@@ -106,7 +107,7 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=assignment.lora.rank,
-        lora_alpha=assignment.lora.alpha,
+        lora_alpha=assignment.lora.alpha,  # type: ignore[arg-type]  # a fraction is as good
         lora_dropout=assignment.lora.dropout,
         target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
         base_model_name_or_path=assignment.model_name,
@@ -132,9 +133,7 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
 
 
 def target_modules(base: Any, lora: Lora) -> tuple[str, ...]:
-    """The job's targets; without any, PEFT's for the architecture, and all linear layers where PEFT has none."""
-    if not lora.target_modules:
-        return tuple(sorted(PEFT_TARGETS.get(base.config.model_type, ()))) or (ALL_LINEAR,)
+    """The job's targets, each of which is there."""
     if ALL_LINEAR in lora.target_modules:
         return (ALL_LINEAR,)
     there = [name for name, module in base.named_modules() if isinstance(module, ADAPTABLE)]

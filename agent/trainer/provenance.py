@@ -12,7 +12,7 @@ import torch
 from agent.trainer.first_line import timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from agent.trainer.assignment import Assignment
     from agent.trainer.corpus import Corpus
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agent.trainer.train import History
 
 FORMAT_VERSION = 1
+CURVE_POINTS = 1000
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate")
 
 
@@ -83,6 +84,7 @@ def provenance(finished: Finished) -> dict[str, Any]:
         "losses": {
             "first": round(history.losses[0], 6),
             "last": round(history.losses[-1], 6),
+            "steps": _thinned(history.losses),
             "eval_before": None if evaluation is None else round(evaluation.before, 6),
             "eval_after": None if evaluation is None else round(evaluation.after, 6),
         },
@@ -94,3 +96,8 @@ def provenance(finished: Finished) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "spec": assignment.spec,
     }
+
+
+def _thinned(losses: Sequence[float]) -> list[float]:
+    """The loss curve: every step's, or every n-th so that there are at most CURVE_POINTS."""
+    return [round(loss, 6) for loss in losses[:: -(-len(losses) // CURVE_POINTS)]]

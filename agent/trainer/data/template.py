@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 
     from agent.trainer.data.rows import Row
 
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""A template is a program of the user's: these are what it can raise in Jinja's sandbox."""
+
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
@@ -135,7 +146,7 @@ class Renderer:
             text = self._tokenizer.apply_chat_template(
                 list(messages), chat_template=self._template, tokenize=False, add_generation_prompt=generation_prompt
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except TEMPLATE_ERRORS as error:
             raise DatasetInvalid(f"{where}: the chat template refuses it: {error}") from error
         return str(text)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.trainer.assignment import ALL_LINEAR, Tuning, deadline_seconds, parse
+from agent.trainer.assignment import ALL_LINEAR, Lora, Tuning, deadline_seconds, parse
 from agent.trainer.failures import ConfigInvalid, NotYetSupported, TrainingFailure
 
 SPEC: dict[str, Any] = {
@@ -27,7 +27,7 @@ def test_a_small_spec_gets_the_defaults():
     assert assignment.model_name == "/models/tiny"
     assert assignment.precision == "bf16"
     assert assignment.tuning == Tuning()
-    assert assignment.lora.target_modules == ()
+    assert assignment.lora == Lora()
 
 
 def test_every_field_arrives_where_it_belongs():
@@ -64,7 +64,7 @@ def test_null_and_absent_are_the_same():
         customization={"method": "lora", "rank": None, "target_modules": None},
     )
     assert assignment.tuning == Tuning()
-    assert assignment.lora.rank == 8
+    assert assignment.lora == Lora()
 
 
 def test_one_name_may_stand_for_a_list_of_one():
@@ -77,7 +77,7 @@ def test_the_blocks_of_other_methods_are_left_alone():
         "qlora": {"use_double_quant": True},
         "peft": {"use": True, "config": {"task_type": "CAUSAL_LM"}},
     }
-    assert parsed(customization=customization).lora.rank == 8
+    assert parsed(customization=customization).lora.rank == 16
 
 
 REFUSED = [
@@ -90,6 +90,7 @@ REFUSED = [
     ({"customization": {"precision": "int1"}}, ConfigInvalid, "customization.precision"),
     ({"customization": {"trainable_layers": ["layers.0"]}}, NotYetSupported, "customization.trainable_layers"),
     ({"customization": {"rank": 0}}, ConfigInvalid, "customization.rank"),
+    ({"customization": {"lora_alpha": 0}}, ConfigInvalid, "customization.lora_alpha"),
     ({"customization": {"rank": 1.5}}, ConfigInvalid, "customization.rank"),
     ({"customization": {"rank": True}}, ConfigInvalid, "customization.rank"),
     ({"customization": {"lora_dropout": 1}}, ConfigInvalid, "customization.lora_dropout"),

@@ -46,6 +46,8 @@ def effective(sent: dict[str, Any], *, job_id: str | None, rules: Rules) -> dict
         place = artifacts.get(name) or (prefix and f"{prefix.rstrip('/')}/{job_id or '<job_id>'}/")
         if place:
             artifacts[name] = place if place[-1] == "/" else place + "/"
+    if all(artifacts.get(name, "file://").startswith("file://") for name in ("log_uri", "output_uri")):
+        artifacts.pop("auth", None)
     if "webhook_url" in calls:
         calls.setdefault("events", list(DEFAULT_EVENTS))
     return spec

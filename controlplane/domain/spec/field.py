@@ -72,7 +72,7 @@ class Field:
         if self.low is None or self.high is None:
             return ""
         if not self.above_low and not self.below_high:
-            return f"from {self.low:,} to {self.high:,}".replace(",", "")
+            return f"from {self.low} to {self.high}"
         low = f"above {self.low}" if self.above_low else f"at least {self.low}"
         high = f"below {self.high}" if self.below_high else f"at most {self.high}"
         return f"{low} and {high}"

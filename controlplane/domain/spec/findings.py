@@ -34,5 +34,5 @@ class Findings:
         self.add(path, problem.WRONG_TYPE, f"must be {wanted}, got {problem.typed(value)}")
 
     def spoiled(self) -> frozenset[str]:
-        """The paths that have a violation: what is judged between fields leaves these out."""
-        return frozenset(violation.field for violation in self.violations)
+        """The paths whose value was not understood: what is judged between fields leaves these out."""
+        return frozenset(found.field for found in self.violations if found.reason != problem.NOT_YET_SUPPORTED)

@@ -130,6 +130,7 @@ def _choice(field: Field) -> Checker:
             return value
         elif value in later:
             findings.add(prefix + name, problem.NOT_YET_SUPPORTED, f"{value} comes later; today: {known}")
+            return value
         else:
             findings.add(prefix + name, problem.UNKNOWN_VALUE, _unknown(value, field))
         return None

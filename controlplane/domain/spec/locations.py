@@ -27,11 +27,12 @@ _HOST_NAME = re.compile(
 )
 #: A path of segments that do not begin with a dot, and without `%`: nothing in it can climb.
 _PLAIN_PATH = r"(?:/[A-Za-z0-9_=+-][A-Za-z0-9_=+.-]*)+/?"
-_PLAIN_S3 = rf"s3://[a-z0-9][a-z0-9-]{{1,61}}[a-z0-9]{_PLAIN_PATH}"
+_PLAIN_S3 = rf"(?!.{{1000}})s3://[a-z0-9][a-z0-9-]{{1,61}}[a-z0-9]{_PLAIN_PATH}"
 #: A name under a top level that begins with a letter is no address; `localhost` is looked at closer.
 _PLAIN_URL = (
-    r"https?://(?![a-z0-9.-]*localhost)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
-    r"\.[a-z](?:[a-z0-9-]*[a-z0-9])?(?::[1-9][0-9]{0,3})?(?:/[A-Za-z0-9._~/-]*)?"
+    r"https?://(?![a-z0-9.-]*localhost|[^/]{253})[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    r"(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\.[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
+    r"(?::[1-9][0-9]{0,3})?(?:/[A-Za-z0-9._~/-]*)?"
 )
 
 

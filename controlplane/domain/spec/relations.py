@@ -58,6 +58,8 @@ def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
         if violation.field not in spoiled:
             findings.violations.append(violation)
     told = [(field, description) for field, says in _NO_EFFECT if (description := says(seen))]
+    if _is_local_only(seen):
+        told.append(("artifacts.auth", "file:// locations are written as the agent, so this does nothing"))
     told += [
         (f"datasets[{index}].auth", "a file:// source is read as the agent, so this does nothing")
         for index, dataset in enumerate(seen.sent.get("datasets", ()))
@@ -150,6 +152,12 @@ _RELATIONS = (
         _batch,
     ),
 )
+
+
+def _is_local_only(seen: Seen) -> bool:
+    artifacts = seen.sent.get("artifacts", {})
+    places = [seen.effective["artifacts"].get(name, "file://") for name in ("log_uri", "output_uri")]
+    return "auth" in artifacts and all(place.startswith("file://") for place in places)
 
 
 def _peft_config(seen: Seen) -> Iterator[Violation]:

@@ -1,7 +1,8 @@
 """Checkers of objects, arrays and maps, put together from the table once at import.
 
 `check(value, prefix, findings)` reads a value in one pass over the table's rows, so that what it returns has the
-table's order, null fields and empty objects are gone (absent, null and empty are one and the same), and secrets are out.
+table's order, null fields and empty objects are gone (absent, null and empty are one and the same), and no secret is
+left.
 """
 
 from __future__ import annotations

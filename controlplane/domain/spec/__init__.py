@@ -9,11 +9,13 @@
 
 from controlplane.domain.spec.budget import fit
 from controlplane.domain.spec.checked import CheckedSpec, check
-from controlplane.domain.spec.effective import effective
+from controlplane.domain.spec.defaults import effective
 from controlplane.domain.spec.fields import DEFAULT_EVENTS, EVENT_TYPES, FIELDS
+from controlplane.domain.spec.reference import reference
 from controlplane.domain.spec.rules import Rules
 from controlplane.domain.spec.runnable import not_yet_runnable
 from controlplane.domain.spec.sameness import canonical, same, secret_macs
+from controlplane.domain.spec.schema import json_schema
 from controlplane.domain.spec.shapes import is_job_id
 from controlplane.domain.spec.syntax import MAX_BODY_BYTES, parse
 
@@ -29,8 +31,10 @@ __all__ = [
     "effective",
     "fit",
     "is_job_id",
+    "json_schema",
     "not_yet_runnable",
     "parse",
+    "reference",
     "same",
     "secret_macs",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.errors import InvalidSpec, Violation
 from controlplane.domain.job import Requirement
-from controlplane.domain.spec.effective import effective
+from controlplane.domain.spec.defaults import effective
 from controlplane.domain.spec.fields import FIELDS
 from controlplane.domain.spec.findings import Findings
 from controlplane.domain.spec.relations import Seen, judge

@@ -55,8 +55,6 @@ def _parser() -> argparse.ArgumentParser:
         flag = f"--{name.replace('_', '-')}"
         if field.annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=field.description)
-        elif name == "allowed_hosts":
-            parser.add_argument(flag, nargs="+", help=field.description)
         else:
             parser.add_argument(flag, help=field.description)
     return parser

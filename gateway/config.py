@@ -3,7 +3,7 @@
 The way of a request through the filters, downwards; answers go upwards:
 
     early mutation     headers that only trainplane may set are dropped
-    header mutation    (answers only) gRPC's headers off, safety headers on
+    header mutation    (answers only) safety headers on; by route, gRPC's headers off
     health checks      /healthz, /readyz answered from what Envoy last heard of the control plane
     buffer             bodies whole, bounded: 413
     transcoder         JSON <-> gRPC
@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.descriptors import bindings, public_descriptors, service_names
 from gateway.errors import local_reply_config
-from gateway.routes import BUFFER, NO_TUNNEL, STREAM_CLUSTER, TRANSCODER, UNARY_CLUSTER, WRONG_HOST, refuse, routes
+from gateway.routes import (
+    BUFFER,
+    HEADER_MUTATION,
+    NO_TUNNEL,
+    STREAM_CLUSTER,
+    TRANSCODER,
+    UNARY_CLUSTER,
+    WRONG_HOST,
+    refuse,
+    routes,
+)
 
 if TYPE_CHECKING:
     from google.protobuf import descriptor_pb2
@@ -142,7 +152,7 @@ def _route_config(settings: Settings, descriptors: descriptor_pb2.FileDescriptor
 def _filters(settings: Settings, descriptors: descriptor_pb2.FileDescriptorSet) -> list[dict[str, Any]]:
     return [
         _extension(
-            "envoy.filters.http.header_mutation",
+            HEADER_MUTATION,
             f"{_HTTP}.header_mutation.v3.HeaderMutation",
             mutations={"response_mutations": _answer_headers()},
         ),

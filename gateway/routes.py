@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 UNARY_CLUSTER = "controlplane"
 STREAM_CLUSTER = "controlplane_streams"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+HEADER_MUTATION = "envoy.filters.http.header_mutation"
 BUFFER = "envoy.filters.http.buffer"
 HEALTH_PATHS = ("/healthz", "/readyz")
 # A stream keeps silent for at most 30 s; four times that is a broken one.
@@ -27,6 +28,12 @@ STREAM_IDLE = timedelta(seconds=120)
 _RETRY = {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2}
 _JSON_TYPE = r'(?i)application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?'
 _SEGMENT = "[^/:]+"
+# What the transcoder leaves over of the control plane's answer. Not for all answers: a gRPC client that strays here is
+# told so in these headers.
+_NO_GRPC_HEADERS = {
+    "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
+    "mutations": {"response_mutations": [{"remove_on_match": {"key_matcher": {"prefix": "grpc-"}}}]},
+}
 _DISABLED = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 _CROSS_SITE = errors.Refusal(
@@ -48,6 +55,13 @@ _MEDIA_TYPE = errors.Refusal(
     message="the body must be JSON in UTF-8 and say so: add the header 'content-type: application/json'"
     " (with curl: -H 'content-type: application/json')",
 )
+# With 404 Envoy tells a gRPC client UNIMPLEMENTED, and a web client this.
+_NO_GRPC = errors.Refusal(
+    status=404,
+    code=errors.UNIMPLEMENTED,
+    reason="GRPC_NOT_SERVED",
+    message="this port speaks JSON over HTTP; the control plane speaks gRPC on its own port",
+)
 _NO_ROUTE = errors.Refusal(
     status=404, code=errors.NOT_FOUND, reason="NO_ROUTE", message="no such path; docs/api.md lists them all"
 )
@@ -66,7 +80,9 @@ def routes(bindings: tuple[Binding, ...], *, timeout: timedelta) -> list[dict[st
         bindings: what is served.
         timeout: the bound on unary calls.
     """
-    rendered: list[dict[str, Any]] = []
+    # The transcoder would let gRPC pass through untouched, past all that stands below.
+    grpc = _header("content-type", "(?i)application/grpc.*")
+    rendered = [refuse({"prefix": "/", "headers": [grpc]}, _NO_GRPC)]
     for binding in bindings:
         rendered += _group(binding, timeout)
     methods: dict[str, list[str]] = {path: ["GET", "HEAD"] for path in HEALTH_PATHS}
@@ -123,7 +139,14 @@ def _group(binding: Binding, timeout: timedelta) -> list[dict[str, Any]]:
     }
     if binding.streams:
         action |= {"cluster": STREAM_CLUSTER, "idle_timeout": _seconds(STREAM_IDLE)}
-    group.append({"name": binding.rpc, "match": match(), "route": {**action, "retry_policy": _RETRY}})
+    group.append(
+        {
+            "name": binding.rpc,
+            "match": match(),
+            "route": {**action, "retry_policy": _RETRY},
+            "typed_per_filter_config": {HEADER_MUTATION: _NO_GRPC_HEADERS},
+        }
+    )
     return group
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "TRAINPLANE_GATEWAY_"
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -38,9 +39,9 @@ class Settings(BaseSettings):
     upstream: str = ""
     """The control plane, `host:port`. Empty: 127.0.0.1 and `grpc_port`."""
 
-    allowed_hosts: tuple[str, ...] = ()
-    """Names that a request's Host may have, without port; `*` allows all. Empty: only loopback's names when listening
-    on loopback (so that a web page that rebinds its own name to 127.0.0.1 is refused), else all."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names that a request's Host may have, without port, separated by commas; `*` allows all. Empty: only loopback's
+    names when listening on loopback (so that a web page which rebinds its name to 127.0.0.1 is refused), else all."""
 
     admin: str = ""
     """Where Envoy's admin interface listens: a loopback `port` or an absolute path of a unix socket. Empty: nowhere.
@@ -66,6 +67,17 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=262_144, ge=1)
     """A larger request body is refused with 413. The control plane's parser assumes no more than 262,144."""
+
+    @field_validator("http_host")
+    @classmethod
+    def _is_address(cls, host: str) -> str:
+        ipaddress.ip_address(host)
+        return host
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _splits_at_commas(cls, hosts: object) -> object:
+        return tuple(host for host in hosts.split(",") if host) if isinstance(hosts, str) else hosts
 
     @field_validator("upstream")
     @classmethod
@@ -109,5 +121,4 @@ class Settings(BaseSettings):
         """The names that a request's Host may have; `*` stands for all."""
         if self.allowed_hosts:
             return self.allowed_hosts
-        on_loopback = self.http_host in ("127.0.0.1", "::1", "localhost")
-        return LOOPBACK_HOSTS if on_loopback else ("*",)
+        return LOOPBACK_HOSTS if ipaddress.ip_address(self.http_host).is_loopback else ("*",)

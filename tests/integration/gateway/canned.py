@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
-from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -22,6 +21,7 @@ from trainplane.v1 import (
     node_pb2,
     node_service_pb2,
     node_service_pb2_grpc,
+    training_spec_pb2,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Seen:
     request: Any = None
     metadata: dict[str, str] = field(default_factory=dict)
     calls: int = 0
+    seconds_left: float | None = None
 
 
 def invalid_spec(request_id: str) -> status_pb2.Status:
@@ -48,11 +49,19 @@ def invalid_spec(request_id: str) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason="INVALID_SPEC", domain="trainplane.dev", metadata={"request_id": request_id}
     )
-    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message='2 fields are "invalid"')
+    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message='2 fields are "ungültig"')
     for detail in (bad, info):
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
+        status.details.add().Pack(detail)
+    return status
+
+
+def many_violations() -> status_pb2.Status:
+    """As much as the control plane ever says at once: 6 KiB of details."""
+    bad = error_details_pb2.BadRequest()
+    while bad.ByteSize() < 6 * 1024 - 60:
+        bad.field_violations.add(field=f"f{len(bad.field_violations)}", reason="UNKNOWN_FIELD", description="no such")
+    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="many fields are invalid")
+    status.details.add().Pack(bad)
     return status
 
 
@@ -69,6 +78,7 @@ class CannedJobs(job_service_pb2_grpc.JobServiceServicer):
         self.seen.request = request
         self.seen.metadata = dict(context.invocation_metadata())
         self.seen.calls += 1
+        self.seen.seconds_left = context.time_remaining()
 
     async def SubmitTraining(self, request: HttpBody, context: Any) -> job_pb2.Job:  # noqa: N802
         self._note(request, context)
@@ -91,7 +101,10 @@ class CannedJobs(job_service_pb2_grpc.JobServiceServicer):
         if request.job_id.startswith("code-"):
             code = next(code for code in grpc.StatusCode if code.value[0] == int(request.job_id.removeprefix("code-")))
             await context.abort(code, f"told to say {code.name}")
-        return job_pb2.Job(job_id=request.job_id, state=job_pb2.Job.RUNNING)
+        if request.job_id == "verbose":
+            await context.abort_with_status(rpc_status.to_status(many_violations()))
+        spec = training_spec_pb2.TrainingSpec(priority=0, base_model={"model_name": "m"})
+        return job_pb2.Job(job_id=request.job_id, state=job_pb2.Job.RUNNING, spec=spec)
 
     async def ListJobs(self, request: Any, context: Any) -> job_service_pb2.ListJobsResponse:  # noqa: N802
         self._note(request, context)
@@ -114,9 +127,12 @@ class CannedJobs(job_service_pb2_grpc.JobServiceServicer):
         if request.job_id == "endless":
             await self._until_held_back(context)
             return
-        yield _event(1)
-        await self.next_event.wait()
-        yield _event(2)
+        try:
+            yield _event(1)
+            await self.next_event.wait()
+            yield _event(2)
+        finally:
+            self.ended.set()
 
     async def _until_held_back(self, context: Any) -> None:
         chunk = HttpBody(content_type="text/event-stream", data=b": " + b"x" * 65_536 + b"\n\n")

@@ -1,0 +1,122 @@
+"""The agent's composition root: the only place that names concrete adapters, and that decides when the process ends.
+
+Opened in this order and closed strictly in reverse: data directory, link, senders, supervisor, sync. Ending the agent
+never ends a trainer, unless the settings say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent import lock
+from agent.journal import FileJournal
+from agent.launch import Launcher, child_environment
+from agent.link import Link, LinkSettings
+from agent.logs import LogSender
+from agent.loops import LoopDiedError, Loops
+from agent.ports import SupersededError
+from agent.reports import ReportSender
+from agent.runners.local import LocalRunner
+from agent.sealing import SealingKey
+from agent.steps import Collaborators
+from agent.supervisor import Supervisor
+from agent.sync import SyncLoop
+from agent.uploader.child import Uploader
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agent.settings import Settings
+
+_log = structlog.get_logger()
+_END_TRAINERS_LIMIT = timedelta(seconds=12)
+
+
+async def run(settings: Settings) -> int:
+    """Run the agent until it is told to end; the process' exit status.
+
+    Raises:
+        lock.DataDirHeldError: another agent uses the data directory.
+    """
+    with lock.held(settings.data_dir):
+        async with _opened(settings) as (loops, supervisor):
+            told = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, told.set)
+            status = await _until_the_end(loops, told, node=settings.node)
+            if told.is_set() and settings.end_trainers_on_exit:
+                await supervisor.end_all(_END_TRAINERS_LIMIT)
+    _log.info("agent ended", node=settings.node, status=status)
+    return status
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]:
+    inventory = settings.inventory()
+    async with contextlib.AsyncExitStack() as stack:
+        loops = Loops()
+        link_settings = LinkSettings(settings.nats, settings.node, settings.credentials)
+        link = Link(link_settings, woken=lambda: sync.wake())  # noqa: PLW0108  # made just below
+        sync = SyncLoop(link, inventory=inventory, node=settings.node)
+        stack.push_async_callback(link.close)
+        reports = ReportSender(link)
+        stack.callback(reports.close)
+        logs = LogSender(link)
+        uploader = Uploader(child_environment())
+        stack.push_async_callback(uploader.close)
+        supervisor = Supervisor(
+            Collaborators(
+                journal=FileJournal(settings.data_dir),
+                runner=LocalRunner(),
+                control_plane=link,
+                reports=reports,
+                logs=logs,
+                uploader=uploader,
+                launcher=Launcher(settings.model_root, bounds_enforced=not inventory.simulated),
+                sealing_key=SealingKey(),
+                grace=settings.grace,
+                simulated=inventory.simulated,
+            ),
+            loops,
+            changed=sync.changed,
+        )
+        stack.push_async_callback(loops.close)
+        supervisor.recover()
+        loops.forever("supervisor", supervisor.run())
+        loops.forever("reports", reports.run())
+        loops.forever("logs", logs.run())
+        loops.once("connect", link.connect())
+        loops.forever("sync", sync.run(supervisor))
+        yield loops, supervisor
+
+
+async def _until_the_end(loops: Loops, told: asyncio.Event, *, node: str) -> int:
+    """Wait for the order to end (0), or for a loop that died (1)."""
+    ending = asyncio.create_task(told.wait(), name="told to end")
+    death = asyncio.create_task(loops.death(), name="death")
+    try:
+        await asyncio.wait([ending, death], return_when=asyncio.FIRST_COMPLETED)
+        if not death.done():
+            _log.info("agent told to end", node=node)
+            return 0
+        _tell_death(death.result(), node=node)
+        return 1
+    finally:
+        ending.cancel()
+        death.cancel()
+
+
+def _tell_death(death: LoopDiedError, *, node: str) -> None:
+    if isinstance(death.__cause__, SupersededError):
+        _log.error(
+            "agent superseded: a newer agent of this node exists; this one ends, its trainers live on",
+            node=node,
+        )
+        return
+    _log.error("loop died", loop=death.name, node=node, exc_info=death.__cause__ or death)

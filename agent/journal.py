@@ -1,0 +1,289 @@
+"""The attempt directories as the agent's durable state: what it must still know after a crash.
+
+There is no other database: docs/trainer-contract.md lists the files, and a restarted agent goes on from what they say
+(ADR 0004). Every file appears whole or not at all; `durable` writes are on disk before the call returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agent.run import Assignment, AttemptKey, InvalidAssignmentError, Process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+TERMINAL_KINDS = frozenset({"failed", "stopped", "published", "finished"})
+_TAIL_BYTES = 256 * 1024
+
+
+class JournalError(Exception):
+    """The journal could not be written. `str()` says in words where and why; nothing half-written is left behind."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        super().__init__(f"cannot write {path}: {cause.strerror or cause}")
+        self.path = path
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is durable about one attempt; a part that was not written is empty or None.
+
+    `reported`: there is a report file. `last_kind`: its last terminal line's kind.
+    """
+
+    nonce: bytes
+    assignment: Assignment | None = None
+    process: Process | None = None
+    stop_reason: str = ""
+    own_stop: bool = False
+    staged_digest: str = ""
+    publication: Mapping[str, Any] | None = None
+    exit_status: int | None = None
+    reported: bool = False
+    last_kind: str = ""
+
+
+class Journal(Protocol):
+    """The durable state of the attempts on this node. Calls block for a few fsyncs at most.
+
+    Every writing call raises JournalError if it could not be done, and is then undone.
+    """
+
+    def keys(self) -> list[AttemptKey]:
+        """Every attempt that has a directory, in order."""
+        ...
+
+    def directory(self, key: AttemptKey) -> Path:
+        """Where the attempt's files are."""
+        ...
+
+    def create(self, key: AttemptKey, nonce: bytes) -> None:
+        """Make the directory, holding the claim's nonce. Durable."""
+        ...
+
+    def load(self, key: AttemptKey) -> Record:
+        """What is known about an attempt."""
+        ...
+
+    def write_assignment(self, key: AttemptKey, assignment: Assignment) -> None:
+        """Note what to train. Not durable: after a power cut the claim is asked for again."""
+        ...
+
+    def write_process(self, key: AttemptKey, process: Process) -> None:
+        """Note the trainer that was started. Durable."""
+        ...
+
+    def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
+        """Note that the attempt is being stopped, and why. Durable."""
+        ...
+
+    def write_staged(self, key: AttemptKey, digest: str) -> None:
+        """Note the staged manifest's digest. Durable."""
+        ...
+
+    def write_published(self, key: AttemptKey, publication: Mapping[str, Any]) -> None:
+        """Note that the output is at its place. Durable."""
+        ...
+
+    def append_report(self, key: AttemptKey, report: Mapping[str, Any]) -> None:
+        """Append a line of the agent's own to the reports, on a line of its own even after a torn one. Durable."""
+        ...
+
+    def remove(self, key: AttemptKey) -> None:
+        """Forget the attempt and all its files. Repeatable."""
+        ...
+
+
+class FileJournal:
+    """The journal of production: `<data_dir>/attempts/`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "attempts"
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in self._root.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def keys(self) -> list[AttemptKey]:
+        """See Journal."""
+        found = (AttemptKey.parse(entry.name) for entry in self._root.iterdir())
+        return sorted(key for key in found if key is not None)
+
+    def directory(self, key: AttemptKey) -> Path:
+        """See Journal."""
+        return self._root / str(key)
+
+    def create(self, key: AttemptKey, nonce: bytes) -> None:
+        """See Journal."""
+        final, fresh = self.directory(key), self._root / f".new-{key}"
+        try:
+            fresh.mkdir(mode=0o700)
+            (fresh / "logs").mkdir()
+            _write(fresh / "claim.json", {"nonce": nonce.hex()}, durable=True)
+            fresh.rename(final)
+            _sync_directory(self._root)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise JournalError(final, error) from error
+
+    def load(self, key: AttemptKey) -> Record:
+        """See Journal."""
+        directory = self.directory(key)
+        claim = _read(directory / "claim.json") or {}
+        process = _read(directory / "process.json")
+        stop = _read(directory / "stop.json") or {}
+        return Record(
+            nonce=bytes.fromhex(claim.get("nonce", "")),
+            assignment=_assignment(directory / "assignment.json"),
+            process=None if process is None else Process(**process),
+            stop_reason=stop.get("reason", ""),
+            own_stop=stop.get("own", False),
+            staged_digest=(_read(directory / "staged.json") or {}).get("manifest_digest", ""),
+            publication=_read(directory / "published.json"),
+            exit_status=_exit_status(directory / "exit"),
+            reported=(directory / "reports.jsonl").exists(),
+            last_kind=last_terminal_kind(directory / "reports.jsonl"),
+        )
+
+    def write_assignment(self, key: AttemptKey, assignment: Assignment) -> None:
+        """See Journal."""
+        self._put(self.directory(key) / "assignment.json", assignment.to_json(), durable=False)
+
+    def write_process(self, key: AttemptKey, process: Process) -> None:
+        """See Journal."""
+        self._put(self.directory(key) / "process.json", asdict(process))
+
+    def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
+        """See Journal."""
+        self._put(self.directory(key) / "stop.json", {"reason": reason, "own": own})
+
+    def write_staged(self, key: AttemptKey, digest: str) -> None:
+        """See Journal."""
+        self._put(self.directory(key) / "staged.json", {"manifest_digest": digest})
+
+    def write_published(self, key: AttemptKey, publication: Mapping[str, Any]) -> None:
+        """See Journal."""
+        self._put(self.directory(key) / "published.json", publication)
+
+    def append_report(self, key: AttemptKey, report: Mapping[str, Any]) -> None:
+        """See Journal."""
+        path = self.directory(key) / "reports.jsonl"
+        try:
+            _append(path, json.dumps(report, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise JournalError(path, error) from error
+
+    def remove(self, key: AttemptKey) -> None:
+        """See Journal."""
+        doomed = self._root / f".removed-{key}"
+        try:
+            self.directory(key).rename(doomed)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise JournalError(self.directory(key), error) from error
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _put(self, path: Path, content: Mapping[str, Any] | bytes, *, durable: bool = True) -> None:
+        try:
+            _write(path, content, durable=durable)
+            if durable:
+                _sync_directory(path.parent)
+        except OSError as error:
+            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+            raise JournalError(path, error) from error
+
+
+def _write(path: Path, content: Mapping[str, Any] | bytes, *, durable: bool) -> None:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        if durable:
+            os.fsync(stream.fileno())
+    aside.rename(path)
+
+
+def _append(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301  # undone below as any other
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        document = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _assignment(path: Path) -> Assignment | None:
+    try:
+        return Assignment.parse(path.read_bytes())
+    except (FileNotFoundError, InvalidAssignmentError):
+        return None
+
+
+def _exit_status(path: Path) -> int | None:
+    try:
+        status = int(path.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
+    # A shell says 128 + n for a child that signal n ended.
+    return 128 - status if status > 128 else status
+
+
+def last_terminal_kind(path: Path) -> str:
+    """The kind of the last terminal line of a report file; empty if it has none."""
+    for line in reversed(_tail(path, _TAIL_BYTES).split(b"\n")):
+        try:
+            report = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(report, dict) and report.get("kind") in TERMINAL_KINDS:
+            return str(report["kind"])
+    return ""
+
+
+def log_tail(path: Path, *, lines: int = 20, limit_bytes: int = 4096) -> str:
+    """The last lines of a log, for people; empty if there is none."""
+    text = _tail(path, limit_bytes).decode("utf-8", errors="replace").replace("\0", "")
+    return "\n".join(text.splitlines()[-lines:]).strip()
+
+
+def _tail(path: Path, limit_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - limit_bytes))
+            return stream.read()
+    except FileNotFoundError:
+        return b""

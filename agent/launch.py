@@ -1,0 +1,101 @@
+"""How a trainer of this node is started: its command line, its whole environment, and what is refused beforehand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.runners.protocol import Launch
+from trainplane import backends
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.run import Assignment
+
+#: What a trainer gets of the agent's own environment; nothing else, for the rest may hold secrets.
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+
+_DEFAULT_BACKEND = "peft"
+
+
+class LaunchRefusedError(Exception):
+    """The attempt cannot be run on this node; `reason` is one of docs/trainer-contract.md's."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Prepares launches.
+
+    Attributes:
+        model_roots: directories below which `base_model.provider: local` may read; empty: anywhere.
+        bounds_enforced: False on a stand-in inventory, whose CPUs may not exist.
+    """
+
+    model_roots: tuple[Path, ...] = ()
+    bounds_enforced: bool = True
+
+    def prepare(self, assignment: Assignment, directory: Path) -> Launch:
+        """The launch of an attempt.
+
+        Raises:
+            LaunchRefusedError: it would fail for certain.
+        """
+        self._check_model(assignment)
+        name = str(assignment.setting("backend") or _DEFAULT_BACKEND)
+        backend = backends.find(name)
+        if backend is None:
+            raise LaunchRefusedError("CONFIG_INVALID", f"backend: this node has no {name!r}")
+        return Launch(
+            key=assignment.key,
+            argv=tuple(backend.command(sys.executable, str(directory))),
+            directory=directory,
+            environment=self._environment(assignment),
+        )
+
+    def _environment(self, assignment: Assignment) -> dict[str, str]:
+        environment = child_environment()
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
+        cpus = assignment.setting("resources.cpus")
+        if self.bounds_enforced and cpus:
+            environment["OMP_NUM_THREADS"] = str(int(cpus))
+        return environment
+
+    def _check_model(self, assignment: Assignment) -> None:
+        if assignment.setting("base_model.provider") != "local":
+            return
+        named = Path(str(assignment.setting("base_model.model_name")))
+        model = named.resolve()
+        roots = [root.resolve() for root in self.model_roots]
+        if roots and not any(model.is_relative_to(root) for root in roots):
+            raise LaunchRefusedError(
+                "STORAGE_DENIED",
+                f"base_model.model_name: {named} is not below a directory that this node's agent allows "
+                f"({', '.join(map(str, self.model_roots))}); see --model-root",
+            )
+        if not named.is_absolute() or not model.is_dir():
+            raise LaunchRefusedError(
+                "MODEL_NOT_FOUND",
+                f"base_model.model_name: {named} is not an absolute path of a directory on this node",
+            )
+        if not os.access(model, os.R_OK | os.X_OK):
+            raise LaunchRefusedError("STORAGE_DENIED", f"base_model.model_name: {named} cannot be read here")
+
+
+def child_environment(own: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What every child of the agent gets: minimal, explicit, without secrets."""
+    return {
+        **{name: own[name] for name in _INHERITED if name in own},
+        "LANG": "C.UTF-8",
+        # An attempt's directory holds folders that must not pass for modules.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }

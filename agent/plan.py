@@ -1,0 +1,149 @@
+"""What is done next: (wanted, actual, now) -> actions. Pure; without a clock, files or processes.
+
+Each attempt has two lanes that go on independently, one action at a time each: ASK (the claim's answer, which carries
+secrets and the reports' watermark and is asked for again after a restart) and the way of the process itself. The
+supervisor carries an action out, changes the facts, and plans again; so a restart in the middle of anything is nothing
+special.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.run import AttemptKey, Commit, Run, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The trainer ends itself at its deadline; the agent does it this much later, should the trainer hang.
+DEADLINE_GRACE_SECONDS = 30.0
+#: The kernel's `sysconf(SC_CLK_TCK)`, 100 on every Linux that runs Python.
+TICKS_PER_SECOND = 100
+DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+
+
+class Do(enum.Enum):
+    """What can be done with an attempt."""
+
+    ADOPT = "make its directory, with the claim's nonce"
+    ASK = "ask for the claim's answer until there is one"
+    START = "start the trainer"
+    ORDER_STOP = "write down that it must stop, and why"
+    KILL = "end every process of it"
+    SWEEP = "see that the trainer left no process behind"
+    SHIP_LOG = "send the log to its end"
+    STAGE = "upload the output to its staging prefix"
+    COMMIT = "ask whether it may publish until there is an answer"
+    PUBLISH = "bring the staged output to its place"
+    NOTE_FAILED = "write the line `failed`"
+    NOTE_STOPPED = "write the line `stopped`"
+    NOTE_PUBLISHED = "write the line `published`"
+    REMOVE = "remove its directory"
+
+
+#: What a stop order may interrupt; everything else is short, or must not be torn.
+INTERRUPTIBLE = frozenset({Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing to do. `reason` comes with ORDER_STOP only; `own`: the agent itself wants the stop."""
+
+    do: Do
+    key: AttemptKey
+    reason: str = ""
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the control plane said last. Silence about an attempt wants nothing of it."""
+
+    claim: tuple[AttemptKey, ...] = ()
+    stop: Mapping[AttemptKey, str] = field(default_factory=dict)
+    settled: frozenset[AttemptKey] = frozenset()
+
+
+def plan(wanted: Wanted, actual: Mapping[AttemptKey, Run], now: float) -> list[Action]:
+    """All that can be done now, at most one action a lane of an attempt.
+
+    Args:
+        wanted: the last reply's content.
+        actual: the facts about every attempt on this node.
+        now: seconds since the host's boot.
+    """
+    actions = [Action(Do.ADOPT, key) for key in wanted.claim if key not in actual and key not in wanted.stop]
+    for key, run in actual.items():
+        if run.ended and (key in wanted.settled or (run.claim_refused and not run.started)):
+            actions.append(Action(Do.REMOVE, key))
+            continue
+        if not run.asked and not run.claim_refused:
+            actions.append(Action(Do.ASK, key))
+        if run.ended:
+            continue
+        step = _step(run, wanted.stop.get(key, ""), now)
+        if step is not None:
+            actions.append(step)
+    return actions
+
+
+def next_deadline(actual: Mapping[AttemptKey, Run]) -> float | None:
+    """When time alone next changes the plan; None: never."""
+    deadlines = [_deadline(run) for run in actual.values() if run.alive and not run.stop_reason]
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+
+def _step(run: Run, stop: str, now: float) -> Action | None:
+    """The next step of the process' lane; None: wait for news."""
+    if stop and not run.stop_reason and stoppable(run):
+        return Action(Do.ORDER_STOP, run.key, stop)
+    if run.alive and not run.stop_reason:
+        deadline = _deadline(run)
+        if deadline is not None and now >= deadline:
+            return Action(Do.ORDER_STOP, run.key, DEADLINE_EXCEEDED, own=True)
+        return None
+    do = _next(run)
+    return None if do is None else Action(do, run.key)
+
+
+def _next(run: Run) -> Do | None:  # noqa: PLR0911  # a table, in the order of its rows
+    stopping = bool(run.stop_reason) and stoppable(run)
+    if not run.started and not stopping:
+        if run.claim_refused:
+            return Do.REMOVE
+        return Do.START if run.asked and run.assignment is not None else None
+    if run.alive or not run.swept:
+        return Do.KILL if stopping else Do.SWEEP
+    if run.last_kind in {"failed", "stopped", "published"}:
+        return None
+    if not run.log_shipped:
+        return Do.SHIP_LOG
+    if stopping:
+        return Do.NOTE_FAILED if run.own_stop else Do.NOTE_STOPPED
+    if run.last_kind == "finished" and run.exit_status in {0, None}:
+        return _publishing(run)
+    return Do.NOTE_FAILED
+
+
+def _publishing(run: Run) -> Do | None:
+    if run.published:
+        return Do.NOTE_PUBLISHED
+    if run.commit is Commit.GRANTED:
+        return Do.PUBLISH
+    if run.commit is Commit.REFUSED:
+        return None
+    return Do.COMMIT if run.staged_digest else Do.STAGE
+
+
+def stoppable(run: Run) -> bool:
+    """A granted commit is rolled forward, and what has its last line needs no stop."""
+    return run.stage is not Stage.PUBLISHING and run.last_kind not in {"failed", "stopped", "published"}
+
+
+def _deadline(run: Run) -> float | None:
+    if run.process is None or run.assignment is None or run.assignment.deadline_seconds is None:
+        return None
+    start = run.process.start_ticks / TICKS_PER_SECOND
+    return start + run.assignment.deadline_seconds + DEADLINE_GRACE_SECONDS

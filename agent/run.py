@@ -1,0 +1,185 @@
+"""What one attempt is on this node: facts, and the stage that follows from them.
+
+Nothing here does I/O or knows a clock; `agent.plan` decides from these facts what is done next.
+
+    CLAIMING ─► CLAIMED ─► RUNNING ─► STAGING ─► PUBLISHING ─► ENDED
+                   └──────────┴─── STOPPING ──────┘ (not from PUBLISHING) ──►
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_NAME = re.compile(r"([A-Za-z0-9_-]{1,64})\.([1-9][0-9]{0,8})")
+
+
+class InvalidAssignmentError(ValueError):
+    """The control plane's assignment cannot be read; says which part of it."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AttemptKey:
+    """An attempt by name; `str()` is its directory's name and the marker in its processes' environment."""
+
+    uid: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.uid}.{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> AttemptKey | None:
+        """The key that `text` names, or None if it names none."""
+        match = _NAME.fullmatch(text)
+        return cls(match[1], int(match[2])) if match else None
+
+
+class Stage(enum.Enum):
+    """How far an attempt is; the words of `AttemptStatus.Stage`."""
+
+    CLAIMING = "CLAIMING"
+    CLAIMED = "CLAIMED"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    STAGING = "STAGING"
+    PUBLISHING = "PUBLISHING"
+    ENDED = "ENDED"
+
+
+class Commit(enum.Enum):
+    """The control plane's answer to the commit question, as far as it is known."""
+
+    UNKNOWN = "UNKNOWN"
+    GRANTED = "GRANTED"
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, so named that no later one can be taken for it.
+
+    `start_ticks` counts the kernel's clock ticks from its boot; a pid that was given away again has another one.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What to train: `assignment.json` of docs/trainer-contract.md."""
+
+    key: AttemptKey
+    job_id: str
+    project: str
+    spec: dict[str, Any]
+    devices: tuple[str, ...]
+    deadline_seconds: float | None
+
+    @classmethod
+    def parse(cls, data: bytes) -> Assignment:
+        """Read an assignment.
+
+        Raises:
+            InvalidAssignmentError: it is not JSON, or a part is missing or of a wrong type.
+        """
+        try:
+            document = json.loads(data)
+            deadline = document.get("deadline_seconds")
+            return cls(
+                key=AttemptKey(str(document["uid"]), int(document["attempt"])),
+                job_id=str(document["job_id"]),
+                project=str(document.get("project", "default")),
+                spec=dict(document["spec"]),
+                devices=tuple(str(device) for device in document.get("devices", [])),
+                deadline_seconds=None if deadline is None else float(deadline),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidAssignmentError(f"the assignment cannot be read: {type(error).__name__}: {error}") from error
+
+    def to_json(self) -> bytes:
+        """The file's content; `Assignment.parse` reads it back."""
+        document = {
+            "uid": self.key.uid,
+            "job_id": self.job_id,
+            "project": self.project,
+            "attempt": self.key.number,
+            "spec": self.spec,
+            "devices": list(self.devices),
+            "deadline_seconds": self.deadline_seconds,
+        }
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def setting(self, path: str) -> Any:
+        """The spec's value at a dotted path, or None where it was not set."""
+        value: Any = self.spec
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The facts about one attempt.
+
+    Attributes:
+        key: which attempt.
+        asked: this agent process has the claim's answer: secrets and watermark are in memory.
+        claim_refused: the answer was no. Nothing stops for it: only a stop order stops.
+        assignment: what to train, once known.
+        started: a trainer was started, even if its process is not known any more.
+        process: that trainer, alive or not.
+        alive: that process lives.
+        swept: after its end, no process that carries the attempt's marker was left.
+        exit_status: of the trainer, negative for a signal; None while alive or if unknown.
+        rebooted: the process belongs to an earlier boot of this host.
+        last_kind: kind of the last terminal line in `reports.jsonl`; empty: none.
+        stop_reason: why it is being stopped; empty: it is not. Durable before anything is killed.
+        own_stop: the agent itself wants the stop, which then is a failure for that reason.
+        log_shipped: the log is with the control plane to its end, or need not be.
+        staged_digest: the staged manifest's; empty: not staged.
+        commit: the control plane's answer.
+        published: the output is at its place; the line that says so may not be written yet.
+    """
+
+    key: AttemptKey
+    asked: bool = False
+    claim_refused: bool = False
+    assignment: Assignment | None = None
+    started: bool = False
+    process: Process | None = None
+    alive: bool = False
+    swept: bool = False
+    exit_status: int | None = None
+    rebooted: bool = False
+    last_kind: str = ""
+    stop_reason: str = ""
+    own_stop: bool = False
+    log_shipped: bool = False
+    staged_digest: str = ""
+    commit: Commit = Commit.UNKNOWN
+    published: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """No process is left, the last line is written, and nothing more will be done."""
+        return not self.alive and self.swept and self.last_kind in {"failed", "stopped", "published"}
+
+    @property
+    def stage(self) -> Stage:
+        """How far the attempt is."""
+        if self.ended:
+            return Stage.ENDED
+        if self.commit is Commit.GRANTED or self.published:
+            return Stage.PUBLISHING
+        if self.stop_reason:
+            return Stage.STOPPING
+        if self.started:
+            done = self.last_kind == "finished" and not self.alive
+            return Stage.STAGING if done else Stage.RUNNING
+        return Stage.CLAIMING if self.assignment is None else Stage.CLAIMED

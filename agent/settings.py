@@ -1,0 +1,136 @@
+"""The agent's settings: one frozen tree, read once, from the command line, then the environment, then a TOML file."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from agent.devices import Inventory, declared, found, parse_stand_in
+from trainplane.wire import subjects
+
+ENV_PREFIX = "TRAINPLANE_AGENT_"
+
+
+class Settings(BaseSettings):
+    """What an agent is told. Each is also `TRAINPLANE_AGENT_<NAME>`; lists and maps are JSON there."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+    nats: str = "nats://127.0.0.1:4222"
+    """URL of the NATS server. Without a user or password in it: those stand in the credentials file."""
+
+    node: str = Field(default_factory=socket.gethostname)
+    """This node's name, 1 to 63 of A-Z a-z 0-9 _ -, the one that the credentials allow. Default: the host's name."""
+
+    credentials: Path | None = None
+    """NATS credentials file (`.creds`) of this node's user. Without one only a server that asks for none is of use."""
+
+    data_dir: Path = Path("~/.local/share/trainplane/agent")
+    """Where attempts live, with logs and outputs until they are shipped. One agent per directory; a local disk."""
+
+    gpus: str | None = None
+    """Stand in for GPUs, as `4xA100`; `0` for none. The whole inventory is then declared; trainers run on the CPU."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """CPU cores to offer: at most those found, or with `gpus` those declared (default 32)."""
+
+    memory_gb: float | None = Field(default=None, gt=0)
+    """GiB of memory to offer: at most what was found, or with `gpus` what is declared (default 256)."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    """The operator's key-value pairs, which `placement.labels` of a job can ask for."""
+
+    model_root: tuple[Path, ...] = ()
+    """Directories below which a job's local base model must lie; none given: anywhere that this user can read."""
+
+    grace: timedelta = timedelta(seconds=10)
+    """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
+
+    end_trainers_on_exit: bool = False
+    """End all trainers when the agent is told to end. Otherwise they live on, and the next agent takes them back."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # the library's signature; no .env is read
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over file."""
+        toml = TomlConfigSettingsSource(settings_cls, cls.model_config.get("toml_file"))
+        return init_settings, env_settings, toml
+
+    @field_validator("nats")
+    @classmethod
+    def _url_without_secret(cls, url: str) -> str:
+        if "@" in url:
+            raise ValueError("must not hold a user or password; use credentials")
+        return url
+
+    @field_validator("node")
+    @classmethod
+    def _node_is_a_token(cls, node: str) -> str:
+        subjects.wake(node)
+        return node
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus_are_readable(cls, gpus: str | None) -> str | None:
+        if gpus is not None:
+            parse_stand_in(gpus)
+        return gpus
+
+    @field_validator("data_dir", "credentials", mode="after")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    def inventory(self) -> Inventory:
+        """What the node offers by these settings; asks the driver and the kernel unless declared."""
+        offered = {"cpus": self.cpus, "memory_gb": self.memory_gb, "labels": self.labels}
+        if self.gpus is None:
+            return found(**offered)  # type: ignore[arg-type]
+        return declared(parse_stand_in(self.gpus), **offered)  # type: ignore[arg-type]
+
+    def shown(self) -> dict[str, Any]:
+        """The settings for the log. None is secret: the credentials file's path is, its content is not read here."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load(overrides: dict[str, Any], *, toml: Path | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        overrides: what the command line says.
+        toml: a settings file.
+
+    Raises:
+        pydantic.ValidationError: a value is wrong, or a key is unknown.
+        FileNotFoundError: there is no such file.
+    """
+    if toml is None:
+        return Settings(**overrides)
+    toml.stat()
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=toml)
+
+    return FromFile(**overrides)

@@ -1,0 +1,224 @@
+"""Owns the attempts of this node: holds the facts, plans, dispatches, and takes everything back after a restart.
+
+    sync ──► want ──┐
+    pidfd ── gone ──┼──► plan ──► step ──► changed facts ──► plan …
+    timer ──────────┘
+
+At most one step runs in each lane of an attempt (agent.plan); a stop order cuts off a step that may be cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from agent.journal import JournalError
+from agent.plan import INTERRUPTIBLE, Action, Do, Wanted, next_deadline, plan, stoppable
+from agent.ports import AttemptState
+from agent.run import AttemptKey, Run
+from agent.steps import NODE_LOST, Collaborators, Steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from agent.loops import Loops
+
+_log = structlog.get_logger()
+_JOURNAL_PAUSE_SECONDS = 1.0
+_LOOK_SECONDS = 0.02
+#: The child that ships the log to `log_uri` must not compete with the trainer's start.
+_LOG_CHILD_DELAY_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class _Owned:
+    """One attempt: its facts, and what is being done with it."""
+
+    run: Run
+    asking: tuple[Action, asyncio.Task[Any]] | None = None
+    stepping: tuple[Action, asyncio.Task[Any]] | None = None
+    watching: asyncio.Task[Any] | None = None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """See the module.
+
+    Args:
+        collaborators: whom the steps work with.
+        loops: creates the tasks.
+        changed: called when a stage changed, so that the control plane hears of it soon.
+    """
+
+    collaborators: Collaborators
+    loops: Loops
+    changed: Callable[[], None]
+    not_ready_reason: str = ""
+    _steps: Steps = field(init=False)
+    _owned: dict[AttemptKey, _Owned] = field(init=False, default_factory=dict)
+    _wanted: Wanted = field(init=False, default_factory=Wanted)
+    _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._steps = Steps(self.collaborators)
+
+    def recover(self) -> None:
+        """Take back every attempt of a former agent, live trainers included. Before anything else."""
+        for key in self.collaborators.journal.keys():  # noqa: SIM118  # a method, not a mapping's
+            run = self._recovered(key)
+            self._owned[key] = _Owned(run)
+            self.collaborators.logs.follow(key, self.collaborators.journal.directory(key), fresh=False)
+            self._watch(self._owned[key])
+            _log.info(
+                "attempt taken back",
+                job=key.uid,
+                attempt=key.number,
+                stage=run.stage.value,
+                pid=run.process.pid if run.process and run.alive else 0,
+            )
+        self._news.set()
+
+    def want(self, wanted: Wanted) -> None:
+        """The control plane's latest wish; replaces the one before."""
+        self._wanted = wanted
+        self._news.set()
+
+    def states(self) -> tuple[AttemptState, ...]:
+        """Every attempt, as it is."""
+        return tuple(
+            AttemptState(
+                key=owned.run.key,
+                stage=owned.run.stage,
+                pid=owned.run.process.pid if owned.run.process and owned.run.alive else 0,
+                reports=self.collaborators.reports.lines(owned.run.key),
+            )
+            for owned in self._owned.values()
+        )
+
+    async def run(self) -> None:
+        """Plan and dispatch for ever."""
+        while True:
+            self._news.clear()
+            runs = {key: owned.run for key, owned in self._owned.items()}
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            for action in plan(self._wanted, runs, now):
+                self._dispatch(action)
+            # A claim is taken up once; what is refused must not be asked for until it is wanted anew.
+            self._wanted = replace(self._wanted, claim=())
+            deadline = next_deadline(runs)
+            try:
+                await asyncio.wait_for(self._news.wait(), None if deadline is None else max(0.1, deadline - now))
+            except TimeoutError:
+                continue
+
+    async def end_all(self, limit: timedelta) -> None:
+        """Stop every trainer because the agent exits; waits until none is left, at most `limit`."""
+        for key, owned in self._owned.items():
+            if owned.run.alive and not owned.run.stop_reason and stoppable(owned.run):
+                self._dispatch(Action(Do.ORDER_STOP, key, NODE_LOST, own=True))
+        end = time.monotonic() + limit.total_seconds()
+        while any(owned.run.alive for owned in self._owned.values()) and time.monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _recovered(self, key: AttemptKey) -> Run:
+        journal, runner = self.collaborators.journal, self.collaborators.runner
+        record = journal.load(key)
+        process = record.process
+        if process is None and record.assignment is not None:
+            process = runner.find(key)
+            if process is not None:
+                journal.write_process(key, process)
+        return Run(
+            key=key,
+            assignment=record.assignment,
+            started=process is not None or record.exit_status is not None or record.reported,
+            process=process,
+            alive=process is not None and runner.alive(process),
+            exit_status=record.exit_status,
+            rebooted=process is not None and runner.rebooted(process),
+            last_kind=record.last_kind,
+            stop_reason=record.stop_reason,
+            own_stop=record.own_stop,
+            staged_digest=record.staged_digest,
+            published=record.publication is not None,
+        )
+
+    def _dispatch(self, action: Action) -> None:
+        if action.do is Do.ADOPT:
+            self._adopt(action.key)
+            return
+        owned = self._owned[action.key]
+        if action.do is Do.ORDER_STOP and owned.stepping and owned.stepping[0].do in INTERRUPTIBLE:
+            # Its end makes news, and the next plan gives the order again.
+            owned.stepping[1].cancel()
+        lane = "asking" if action.do is Do.ASK else "stepping"
+        if getattr(owned, lane) is None:
+            task = self.loops.once(f"{action.key} {action.do.name}", self._carry_out(owned, action, lane))
+            setattr(owned, lane, (action, task))
+
+    def _adopt(self, key: AttemptKey) -> None:
+        try:
+            self._steps.adopt(key)
+        except JournalError as error:
+            self._unready(str(error))
+            return
+        self._unready("")
+        self._owned[key] = _Owned(Run(key))
+        _log.info("attempt taken up", job=key.uid, attempt=key.number)
+        self._news.set()
+
+    async def _carry_out(self, owned: _Owned, action: Action, lane: str) -> None:
+        try:
+            changes = await self._steps.carry_out(action, owned.run)
+        except JournalError as error:
+            self._unready(str(error))
+            await asyncio.sleep(_JOURNAL_PAUSE_SECONDS)
+            return
+        finally:
+            setattr(owned, lane, None)
+            self._news.set()
+        self._unready("")
+        if action.do is Do.REMOVE:
+            del self._owned[action.key]
+            self.changed()
+        self._change(owned, changes)
+
+    def _change(self, owned: _Owned, changes: dict[str, Any]) -> None:
+        before = owned.run.stage
+        owned.run = replace(owned.run, **changes)
+        self._watch(owned)
+        if owned.run.stage is not before:
+            self.changed()
+        self._news.set()
+
+    def _unready(self, reason: str) -> None:
+        if reason != self.not_ready_reason:
+            self.not_ready_reason = reason
+            if reason:
+                _log.warning("node not ready", reason=reason)
+            else:
+                _log.info("node ready again")
+            self.changed()
+
+    def _watch(self, owned: _Owned) -> None:
+        if owned.run.alive and owned.watching is None:
+            owned.watching = self.loops.once(f"{owned.run.key} watch", self._until_gone(owned))
+
+    async def _until_gone(self, owned: _Owned) -> None:
+        process, assignment = owned.run.process, owned.run.assignment
+        if process is None:
+            return
+        gone = self.collaborators.runner.gone(process)
+        try:
+            await asyncio.wait_for(gone, _LOG_CHILD_DELAY_SECONDS)
+        except TimeoutError:
+            if assignment is not None:
+                directory = self.collaborators.journal.directory(owned.run.key)
+                await self.collaborators.uploader.ship_log(assignment, directory)
+            await self.collaborators.runner.gone(process)
+        self._change(owned, self._steps.outcome(owned.run.key))

@@ -1,0 +1,60 @@
+"""`python -m agent.uploader`: one job from stdin (a JSON line), one answer to stdout (another).
+
+The job names the attempt's directory; a lock in it lets a child of a restarted agent wait for one that the former agent
+left behind. Secrets, once there are any, come with the job: never as an argument or in the environment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent.storage import UnsupportedURIError, open_storage
+from agent.uploader import publishing, segments
+from agent.uploader.failures import CONFIG_INVALID, UploadError
+
+
+def main() -> int:
+    """Do the job; 0 even where it failed, for then the answer says so."""
+    # Ctrl-C goes to the whole foreground group; the agent decides what becomes of an upload.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
+    directory = Path(job["directory"])
+    lock = "segments" if job["command"] == "ship" else "output"
+    with (directory / f".{lock}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            answer = {"ok": True, **_carry_out(job, directory)}
+        except UploadError as error:
+            answer = {"ok": False, "reason": error.reason, "message": str(error)}
+        except UnsupportedURIError as error:
+            answer = {"ok": False, "reason": CONFIG_INVALID, "message": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
+    storage = open_storage(job["uri"])
+    if job["command"] == "ship":
+        segments.ship_until_end_of_input(segments.SegmentShipper(storage, directory, job["attempt"]))
+        return {}
+    output = publishing.Output(
+        storage, job["uri"], job["uid"], job["job_id"], job["attempt"], overwrite=job["overwrite"]
+    )
+    match job["command"]:
+        case "stage":
+            return {"digest": publishing.stage(output, directory / "output")}
+        case "publish":
+            return {"publication": publishing.publish(output, job["digest"])}
+        case "discard":
+            publishing.discard(output)
+            return {}
+    raise UploadError(CONFIG_INVALID, f"no such command: {job['command']!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The agent's side of the uploader: starts a child per task and reads its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from agent.uploader.failures import CONFIG_INVALID, STORAGE_UNAVAILABLE, UploadError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from agent.run import Assignment, AttemptKey
+
+_log = structlog.get_logger()
+_SHIP_REST_SECONDS = 30.0
+_CLOSE_SECONDS = 3.0
+
+
+class Uploader:
+    """Moves an attempt's bytes.
+
+    Every call blocks as long as it takes; cancelling it kills the child. Args:
+        environment: the children's whole environment.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+        self._shippers: dict[AttemptKey, Process] = {}
+
+    async def stage(self, assignment: Assignment, directory: Path) -> str:
+        """Upload the output to staging; the manifest's digest.
+
+        Raises:
+            UploadError: see agent.uploader.failures.
+        """
+        answer = await self._task(assignment, directory, {"command": "stage"})
+        return str(answer["digest"])
+
+    async def publish(self, assignment: Assignment, directory: Path, digest: str) -> Mapping[str, Any]:
+        """Bring the staged output to its place; the fields of the report `published`.
+
+        Raises:
+            UploadError: see agent.uploader.failures.
+        """
+        answer = await self._task(assignment, directory, {"command": "publish", "digest": digest})
+        return dict(answer["publication"])
+
+    async def discard(self, assignment: Assignment, directory: Path) -> None:
+        """Remove what was staged.
+
+        Raises:
+            UploadError: see agent.uploader.failures.
+        """
+        await self._task(assignment, directory, {"command": "discard"})
+
+    async def ship_log(self, assignment: Assignment, directory: Path) -> None:
+        """Ship the log to `artifacts.log_uri`, if there is one, from now on. Repeatable."""
+        uri = assignment.setting("artifacts.log_uri")
+        if not uri or assignment.key in self._shippers:
+            return
+        job = {"command": "ship", "uri": uri, "attempt": assignment.key.number, "directory": str(directory)}
+        self._shippers[assignment.key] = await self._start(job, directory)
+
+    async def finish_log(self, key: AttemptKey) -> None:
+        """The log is complete: ship the rest, for up to 30 s. Repeatable."""
+        child = self._shippers.pop(key, None)
+        if child is None:
+            return
+        try:
+            answer = await asyncio.wait_for(_answer(child), _SHIP_REST_SECONDS)
+        except TimeoutError:
+            answer = {"ok": False, "message": f"not done within {_SHIP_REST_SECONDS:.0f} s"}
+        if not answer["ok"]:
+            _log.warning("log not shipped to its end", job=key.uid, attempt=key.number, error=answer["message"])
+
+    async def close(self) -> None:
+        """End the log children after they have shipped what there is, within some seconds; the next agent goes on."""
+        finishing = [asyncio.wait_for(_answer(child), _CLOSE_SECONDS) for child in self._shippers.values()]
+        self._shippers.clear()
+        await asyncio.gather(*finishing, return_exceptions=True)
+
+    async def _task(self, assignment: Assignment, directory: Path, command: Mapping[str, Any]) -> dict[str, Any]:
+        uri = assignment.setting("artifacts.output_uri")
+        if not uri:
+            raise UploadError(CONFIG_INVALID, "artifacts.output_uri is not set, and no default was given")
+        job = {
+            **command,
+            "uri": uri,
+            "uid": assignment.key.uid,
+            "job_id": assignment.job_id,
+            "attempt": assignment.key.number,
+            "overwrite": bool(assignment.setting("artifacts.overwrite")),
+            "directory": str(directory),
+        }
+        answer = await _answer(await self._start(job, directory))
+        if not answer["ok"]:
+            raise UploadError(answer["reason"], answer["message"])
+        return answer
+
+    async def _start(self, job: Mapping[str, Any], directory: Path) -> Process:
+        with (directory / "logs" / "uploader.log").open("ab") as log:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "agent.uploader"),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=log,
+                env=self._environment,
+            )
+        if child.stdin is not None:
+            child.stdin.write(json.dumps(job).encode() + b"\n")
+        return child
+
+
+async def _answer(child: Process) -> dict[str, Any]:
+    """Close the child's input and read its answer; a child that dies without one was cut off by something passing."""
+    try:
+        output, _ = await child.communicate()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+        raise
+    try:
+        return dict(json.loads(output))
+    except ValueError:
+        return {
+            "ok": False,
+            "reason": STORAGE_UNAVAILABLE,
+            "message": f"the uploader ended with status {child.returncode} and no answer (logs/uploader.log)",
+        }

@@ -1,0 +1,44 @@
+"""What can go wrong when bytes are moved, in the reasons of docs/trainer-contract.md.
+
+UploadError
+├── reasons that do not mend themselves: OUTPUT_EXISTS STORAGE_DENIED ARTIFACTS_LOST CONFIG_INVALID
+└── reasons that may: DISK_FULL STORAGE_UNAVAILABLE (never in a report: it is tried again)
+"""
+
+from __future__ import annotations
+
+import errno
+
+OUTPUT_EXISTS = "OUTPUT_EXISTS"
+STORAGE_DENIED = "STORAGE_DENIED"
+ARTIFACTS_LOST = "ARTIFACTS_LOST"
+CONFIG_INVALID = "CONFIG_INVALID"
+DISK_FULL = "DISK_FULL"
+STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
+
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class UploadError(Exception):
+    """Bytes could not be moved; `reason` is UPPER_SNAKE, `str()` is for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def lasting(self) -> bool:
+        """Trying again would end the same."""
+        return self.reason not in {DISK_FULL, STORAGE_UNAVAILABLE}
+
+
+def from_os_error(error: OSError, *, what: str) -> UploadError:
+    """The upload error that an operating system's error amounts to."""
+    reason = STORAGE_UNAVAILABLE
+    if error.errno in _DENIED:
+        reason = STORAGE_DENIED
+    elif error.errno in _FULL:
+        reason = DISK_FULL
+    place = f" ({error.filename})" if error.filename else ""
+    return UploadError(reason, f"{what}: {error.strerror or error}{place}")

@@ -1,0 +1,115 @@
+"""Ships a growing log to `artifacts.log_uri` as `attempt-1/rank-0/000001.log` and so on.
+
+A segment is cut at 1 MiB or after 10 s. `segments.json` in the attempt's directory says how far it is, so a new child
+goes on there; a segment that was stored but not noted is stored once more under the same name, with at least the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from agent.uploader.failures import UploadError, from_os_error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.storage.protocol import Storage
+
+SEGMENT_BYTES = 1024 * 1024
+SEGMENT_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
+_TRIES_AT_THE_END = 5
+
+
+class SegmentShipper:
+    """Ships one log.
+
+    Args:
+        storage: of the log URI.
+        directory: the attempt's.
+        attempt: its number.
+    """
+
+    def __init__(self, storage: Storage, directory: Path, attempt: int) -> None:
+        self._storage = storage
+        self._log = directory / "logs" / "rank-0.log"
+        self._state = directory / "segments.json"
+        self._prefix = f"attempt-{attempt}/rank-0"
+        self._offset, self._next = self._load()
+
+    def ship(self, *, at_least_bytes: int = 1) -> bool:
+        """Ship one segment, if the log grew by so much; whether it did.
+
+        Raises:
+            UploadError: it could not be stored; try again.
+        """
+        try:
+            with self._log.open("rb") as stream:
+                stream.seek(self._offset)
+                data = stream.read(SEGMENT_BYTES)
+        except FileNotFoundError:
+            return False
+        if len(data) < at_least_bytes:
+            return False
+        try:
+            self._storage.put_bytes(f"{self._prefix}/{self._next:06}.log", data)
+            self._offset, self._next = self._offset + len(data), self._next + 1
+            self._save()
+        except OSError as error:
+            raise from_os_error(error, what="shipping the log to artifacts.log_uri") from error
+        return True
+
+    def _load(self) -> tuple[int, int]:
+        try:
+            state = json.loads(self._state.read_bytes())
+            return int(state["offset_bytes"]), int(state["next"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return 0, 1
+
+    def _save(self) -> None:
+        aside = self._state.with_name(self._state.name + ".tmp")
+        with aside.open("w", encoding="ascii") as stream:
+            json.dump({"offset_bytes": self._offset, "next": self._next}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.rename(self._state)
+
+
+def ship_until_end_of_input(shipper: SegmentShipper) -> None:
+    """Ship while stdin is open, then the rest: the agent closes it when the log is complete, or by dying.
+
+    Raises:
+        UploadError: the rest could not be stored.
+    """
+    last = time.monotonic()
+    open_still = True
+    while open_still:
+        readable, _, _ = select.select([sys.stdin.buffer], [], [], _LOOK_SECONDS)
+        open_still = not readable or bool(os.read(sys.stdin.fileno(), 1024))
+        due = time.monotonic() - last >= SEGMENT_SECONDS
+        try:
+            while shipper.ship(at_least_bytes=1 if due else SEGMENT_BYTES):
+                last = time.monotonic()
+        except UploadError as error:
+            last = time.monotonic()
+            print(error, file=sys.stderr)  # noqa: T201  # the child's log
+    _ship_rest(shipper)
+
+
+def _ship_rest(shipper: SegmentShipper) -> None:
+    for attempt in range(_TRIES_AT_THE_END):
+        try:
+            while shipper.ship():
+                pass
+        except UploadError:
+            if attempt == _TRIES_AT_THE_END - 1:
+                raise
+            time.sleep(2**attempt / 4)
+        else:
+            return

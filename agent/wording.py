@@ -1,0 +1,38 @@
+"""What a person reads when a trainer has ended badly: the exit status in words, and the end of its log."""
+
+from __future__ import annotations
+
+import signal
+
+_HINTS = {
+    signal.SIGKILL: "most likely for want of memory: see the kernel's log, or raise resources.memory_gb",
+    signal.SIGSEGV: "a crash in native code",
+    signal.SIGBUS: "most likely a full or failing disk, or too little /dev/shm",
+    signal.SIGILL: "this CPU lacks an instruction that a library was built for",
+}
+_STATUS_HINTS = {126: "its program could not be executed", 127: "its program was not found"}
+
+
+def exit_in_words(status: int | None) -> str:
+    """An exit status, negative for a signal; None where nothing was left to say it."""
+    if status is None:
+        return "the trainer vanished without an exit status: it, or the shell above it, was killed"
+    if status >= 0:
+        hint = f" ({_STATUS_HINTS[status]})" if status in _STATUS_HINTS else ""
+        return f"the trainer ended with status {status}{hint}"
+    try:
+        number = signal.Signals(-status)
+    except ValueError:
+        return f"the trainer was ended by signal {-status}"
+    hint = f": {_HINTS[number]}" if number in _HINTS else ""
+    return f"the trainer was ended by {number.name}{hint}"
+
+
+def crash(status: int | None, *, last_kind: str, log: str) -> str:
+    """The message of a crash."""
+    said = exit_in_words(status)
+    if last_kind == "finished":
+        said += ", after it had finished"
+    elif status == 0:
+        said += " without having finished"
+    return f"{said}; the log's last lines:\n{log}" if log else f"{said}; its log is empty"

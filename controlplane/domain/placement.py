@@ -155,7 +155,7 @@ def why_not(need: Requirement, free: Sequence[Capacity]) -> str:
             return f"{wants}; {nodes} {count} free"
     cpus, memory = max(c.cpus for c in ready), max(c.memory_bytes for c in ready)
     return (
-        f"needs {need.cpus} CPUs and {need.memory_bytes / 2**30:g} GiB beside its devices; {_plural(len(ready), 'node')} "
+        f"needs {need.cpus} CPUs and {need.memory_bytes / 2**30:g} GiB; {_plural(len(ready), 'node')} "
         f"could take it, with at most {max(cpus, 0)} CPUs and {max(memory, 0) / 2**30:.4g} GiB free"
     )
 

@@ -8,10 +8,11 @@ does not know, although it claimed it, is lost after two such syncs.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from controlplane.domain import news as n
+from controlplane.domain import placement
 from controlplane.domain.attempt import Attempt, AttemptState
 from controlplane.domain.job import State
 from controlplane.domain.node import AttemptRef, Node, NodeState, Stage, Stop, Sync, Wanted
@@ -22,7 +23,19 @@ if TYPE_CHECKING:
 
     from controlplane.domain.job import Job
     from controlplane.engine.changes import Changes, Recorder
-    from controlplane.engine.ports import Clock
+    from controlplane.engine.ports import Clock, Store, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node with what is taken of it."""
+
+    node: Node
+    holders: Mapping[int, str]
+    """Device index -> the job's name."""
+    cpus_free: int
+    memory_bytes_free: int
+
 
 #: An attempt claimed so recently may be missing from a sync that was sent before.
 _SETTLING_US = 10_000_000
@@ -31,8 +44,11 @@ _SETTLING_US = 10_000_000
 class Nodes:
     """Answers syncs, and gives up nodes that are silent."""
 
-    def __init__(self, recorder: Recorder, *, clock: Clock, sync_interval: timedelta, node_grace: timedelta) -> None:
+    def __init__(
+        self, recorder: Recorder, *, store: Store, clock: Clock, sync_interval: timedelta, node_grace: timedelta
+    ) -> None:
         self._recorder = recorder
+        self._store = store
         self._clock = clock
         self._sync_seconds = sync_interval.total_seconds()
         self._grace_seconds = node_grace.total_seconds()
@@ -121,6 +137,23 @@ class Nodes:
         """Nodes that have not spoken for the grace. After our own start each gets a fresh window."""
         now = self._clock.monotonic()
         return {node.name for node in nodes if now - self._heard.setdefault(node.name, now) > self._grace_seconds}
+
+    async def page(self) -> list[NodeView]:
+        """Every node, by name."""
+
+        def work(tx: Transaction) -> list[NodeView]:
+            charged = tx.charged_attempts()
+            jobs = tx.jobs({attempt.job_uid for attempt in charged})
+            held: dict[str, dict[int, str]] = {}
+            for attempt in charged:
+                name = jobs[attempt.job_uid].job_id if attempt.job_uid in jobs else attempt.job_uid
+                held.setdefault(attempt.node, {}).update(dict.fromkeys(attempt.devices, name))
+            return [
+                NodeView(free.node, held.get(free.node.name, {}), free.cpus, free.memory_bytes)
+                for free in placement.capacities(tx.nodes(), charged)
+            ]
+
+        return await self._store.read(work)
 
     async def watch(self) -> None:
         """The loop: gives up silent nodes; their attempts are lost, their devices stay charged."""

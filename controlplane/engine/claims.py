@@ -1,0 +1,111 @@
+"""Handing an attempt to its node, once, and deciding which attempt publishes, once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from controlplane.domain import news as n
+from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.domain.errors import MoveNotAllowed
+from controlplane.domain.job import LIVE, Job, State
+from controlplane.domain.lifecycle import IllegalNews
+from controlplane.engine.changes import DELIVERY_SECRET
+from controlplane.engine.requests import ClaimAnswer, ClaimAsked, CommitAnswer, CommitAsked, Grant
+
+if TYPE_CHECKING:
+    from controlplane.engine.changes import Changes, Recorder
+    from controlplane.engine.ports import Vault
+
+
+class Claims:
+    """Answers claims and commit requests by compare-and-set; asking again gets the same answer."""
+
+    def __init__(self, recorder: Recorder, *, vault: Vault) -> None:
+        self._recorder = recorder
+        self._vault = vault
+
+    async def claim(self, asked: ClaimAsked) -> ClaimAnswer:
+        """The spec, and the secrets sealed to the node, for whoever claims first; again for the same nonce."""
+        return await self._recorder.write(lambda changes: self._claim(changes, asked))
+
+    async def commit(self, asked: CommitAsked) -> CommitAnswer:
+        """The commit, for at most one attempt of a job and one manifest; irrevocable."""
+        return await self._recorder.write(lambda changes: _commit(changes, asked))
+
+    def _claim(self, changes: Changes, asked: ClaimAsked) -> ClaimAnswer:
+        tx, ref = changes.tx, asked.attempt
+        job = tx.job(ref.job_uid)
+        attempt = tx.attempt(ref.job_uid, ref.number)
+        if job is None or attempt is None or attempt.node != asked.node:
+            return ClaimAnswer(Grant.REFUSED, reason="UNKNOWN_ATTEMPT")
+        if not _current(job, attempt):
+            return ClaimAnswer(Grant.REFUSED, reason="NOT_CURRENT")
+        row = tx.attempt_nodes([ref], asked.node)[ref]
+        if row.claim_nonce and row.claim_nonce != asked.nonce:
+            return ClaimAnswer(Grant.REFUSED, reason="CLAIMED_BY_ANOTHER")
+        if attempt.state is AttemptState.ASSIGNED:
+            tx.set_nonce(ref.job_uid, ref.number, node=asked.node, nonce=asked.nonce)
+            tx.save_attempt(replace(attempt, state=AttemptState.CLAIMED, claim_time_us=changes.now_us))
+        sealed = tx.sealed_secrets(ref.job_uid)
+        secrets = self._vault.open(sealed.sealed, uid=ref.job_uid) if sealed and sealed.sealed else {}
+        secrets.pop(DELIVERY_SECRET, None)  # the node never posts to the webhook
+        return ClaimAnswer(
+            Grant.GRANTED,
+            assignment_json=json.dumps(_assignment(changes, job, attempt)).encode(),
+            sealed_secrets=self._vault.seal_to(asked.public_key, secrets),
+            applied=row.applied,
+        )
+
+
+def _current(job: Job, attempt: Attempt) -> bool:
+    return job.attempt == attempt.number and job.state in LIVE and attempt.state is not AttemptState.LOST
+
+
+def _assignment(changes: Changes, job: Job, attempt: Attempt) -> dict[str, Any]:
+    """docs/trainer-contract.md's `assignment.json`."""
+    effective = json.loads(changes.tx.effective_spec(job.uid))
+    node = changes.tx.node(attempt.node)
+    simulated = node is not None and node.inventory.simulated
+    minutes = effective["resources"].get("max_duration_minutes")
+    return {
+        "uid": job.uid,
+        "job_id": job.job_id,
+        "project": job.project,
+        "attempt": attempt.number,
+        "spec": effective,
+        "devices": [] if simulated else [str(device) for device in attempt.devices],
+        "deadline_seconds": None if minutes is None else _left(changes, job, attempt, minutes * 60.0),
+    }
+
+
+def _left(changes: Changes, job: Job, attempt: Attempt, allowed_seconds: float) -> float:
+    """What is left of the job's time, which runs in STARTING and RUNNING over all attempts; at least a second."""
+    used_us = 0
+    for number in range(1, attempt.number):
+        earlier = changes.tx.attempt(job.uid, number)
+        if earlier is not None and earlier.end_time_us:
+            used_us += earlier.end_time_us - earlier.assign_time_us
+    return max(allowed_seconds - used_us / 1e6, 1.0)
+
+
+def _commit(changes: Changes, asked: CommitAsked) -> CommitAnswer:
+    tx, ref = changes.tx, asked.attempt
+    job = tx.job(ref.job_uid)
+    attempt = tx.attempt(ref.job_uid, ref.number)
+    if job is None or attempt is None or attempt.node != asked.node:
+        return CommitAnswer(Grant.REFUSED, reason="UNKNOWN_ATTEMPT")
+    if attempt.manifest_digest:
+        same = attempt.manifest_digest == asked.manifest_digest
+        return CommitAnswer(Grant.GRANTED) if same else CommitAnswer(Grant.REFUSED, reason="ANOTHER_MANIFEST")
+    if job.state is State.STARTING or not _current(job, attempt):
+        return CommitAnswer(Grant.REFUSED, reason="NOT_CURRENT")
+    try:
+        moved = changes.apply(job, n.CommitGranted(ref.number))
+    except (MoveNotAllowed, IllegalNews):
+        return CommitAnswer(Grant.REFUSED, reason=job.state.value)
+    if not moved.granted:
+        return CommitAnswer(Grant.REFUSED, reason=job.state.value)
+    tx.save_attempt(replace(attempt, manifest_digest=asked.manifest_digest))
+    return CommitAnswer(Grant.GRANTED)

@@ -1,0 +1,137 @@
+"""Recording what agents report: the hot path.
+
+    batch ──► rows of its attempts, watermarks and jobs, each read once ──► advance, report by report
+          ──► jobs, events, watermarks in ONE transaction ──► the answer is the new watermark
+
+The attempt's file is the durable copy and its line number the sequence, so "recorded up to n" is one guarded column and
+needs no inbox. Reports of an attempt that is over change nothing, but count: its node must be able to finish.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from controlplane.domain import news as n
+from controlplane.domain.artifact import Artifact
+from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.domain.lifecycle import IllegalNews
+from controlplane.engine.requests import (
+    AttemptReports,
+    Output,
+    Report,
+    ReportAnswer,
+    ReportBatch,
+    Watermark,
+)
+from controlplane.engine.requests import Intake as Outcome
+
+if TYPE_CHECKING:
+    from controlplane.domain.attempt import AttemptNode
+    from controlplane.domain.job import Job
+    from controlplane.domain.node import AttemptRef
+    from controlplane.engine.changes import Changes, Recorder
+
+_log = structlog.get_logger()
+_ENDS = (n.Failed, n.Stopped, n.Published)
+
+
+class Intake:
+    """Applies reports, each exactly once."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    async def report(self, batch: ReportBatch) -> ReportAnswer:
+        """Records a batch; the answer comes after the commit."""
+        return await self._recorder.write(lambda changes: _Reading(changes, batch).answer())
+
+
+class _Reading:
+    """One batch on its way into one transaction."""
+
+    def __init__(self, changes: Changes, batch: ReportBatch) -> None:
+        refs = {rows.attempt for rows in batch.attempts}
+        self._changes = changes
+        self._batch = batch
+        self._jobs: dict[str, Job] = changes.tx.jobs({ref.job_uid for ref in refs})
+        self._attempts: dict[AttemptRef, Attempt] = changes.tx.attempts(refs)
+        self._nodes: dict[AttemptRef, AttemptNode] = changes.tx.attempt_nodes(refs, batch.node)
+        self._applied = {ref: row.applied for ref, row in self._nodes.items()}
+
+    def answer(self) -> ReportAnswer:
+        node = self._changes.tx.node(self._batch.node)
+        if node is None or self._batch.incarnation < node.incarnation:
+            return ReportAnswer(Outcome.SUPERSEDED if node is not None else Outcome.NOT_NOW)
+        for rows in self._batch.attempts:
+            if rows.attempt in self._nodes and rows.attempt.job_uid in self._jobs:
+                self._take(rows)
+        tx = self._changes.tx
+        for ref, row in self._nodes.items():
+            applied = self._applied[ref]
+            if applied != row.applied and not tx.advance_watermark(
+                ref.job_uid, ref.number, node=self._batch.node, applied=row.applied, to=applied
+            ):
+                raise RuntimeError("the watermark moved under a lock")
+        return ReportAnswer(Outcome.APPLIED, tuple(self._watermarks()))
+
+    def _watermarks(self) -> list[Watermark]:
+        refs = dict.fromkeys(rows.attempt for rows in self._batch.attempts)
+        return [Watermark(ref, self._applied.get(ref, 0), stale=ref not in self._applied) for ref in refs]
+
+    def _take(self, rows: AttemptReports) -> None:
+        ref = rows.attempt
+        done = self._applied[ref]
+        if rows.first_sequence > done + 1:
+            return  # a gap: the watermark tells the agent where to begin again
+        job = self._jobs[ref.job_uid]
+        for report in rows.reports[done + 1 - rows.first_sequence :]:
+            done += 1
+            if report.news is not None:
+                job = self._apply(job, ref, report)
+        self._jobs[ref.job_uid] = job
+        self._applied[ref] = max(done, self._applied[ref])
+
+    def _apply(self, job: Job, ref: AttemptRef, report: Report) -> Job:
+        news = report.news
+        if isinstance(news, n.Published) and not self._is_granted(ref, report.output):
+            _log.error("published_without_grant", job=job.job_id, attempt=ref.number, node=self._batch.node)
+            return job
+        try:
+            moved = self._changes.apply(job, news) if news is not None else job
+        except IllegalNews as error:  # an agent that lies, or a bug: it must not stop the others' reports
+            _log.error("illegal_report", job=job.job_id, attempt=ref.number, node=self._batch.node, why=str(error))
+            return job
+        if isinstance(news, (n.Started, *_ENDS)):
+            self._keep_attempt(ref, news)
+        if isinstance(news, n.Published) and report.output is not None:
+            self._changes.tx.insert_artifacts(_artifacts(ref.job_uid, report.output))
+        return moved
+
+    def _is_granted(self, ref: AttemptRef, output: Output | None) -> bool:
+        attempt = self._attempts[ref]
+        return (
+            output is not None and bool(attempt.manifest_digest) and attempt.manifest_digest == output.manifest_digest
+        )
+
+    def _keep_attempt(self, ref: AttemptRef, news: n.AttemptNews) -> None:
+        """Its trainer runs, or nothing of it is left; devices go by the node's word, current attempt or not."""
+        attempt = self._attempts[ref]
+        if isinstance(news, n.Started):
+            if attempt.start_time_us:
+                return
+            attempt = replace(attempt, start_time_us=self._changes.now_us)
+        else:
+            reason = attempt.reason or getattr(news, "reason", "")
+            ended_us = attempt.end_time_us or self._changes.now_us
+            attempt = replace(attempt, state=AttemptState.ENDED, end_time_us=ended_us, reason=reason)
+            self._changes.told.capacity = True
+        self._attempts[ref] = attempt
+        self._changes.tx.save_attempt(attempt)
+
+
+def _artifacts(job_uid: str, output: Output) -> list[Artifact]:
+    base = output.output_uri.rstrip("/")
+    return [Artifact(job_uid, file.path, f"{base}/{file.path}", file.size_bytes, file.sha256) for file in output.files]

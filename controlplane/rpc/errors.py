@@ -1,0 +1,179 @@
+"""What a caller hears when a call fails: domain errors to gRPC status with details, and nothing else.
+
+The one interceptor. A bug becomes INTERNAL with a request id, by which the log has the whole story; no exception text
+ever reaches a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from controlplane.domain import errors as e
+from controlplane.domain import spec
+from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from google.protobuf.message import Message
+
+DOMAIN = "trainplane.dev"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+#: A stream's reader that does not read for so long is ended: gRPC itself waits for ever.
+WRITE_SECONDS = 60.0
+_NOT_READ = f"the stream was not read for {WRITE_SECONDS:g} s; resume from your last number"
+_ONE_SECOND = timedelta(seconds=1)
+_log = structlog.get_logger()
+
+CODES: dict[type[e.DomainError], int] = {
+    e.InvalidSpec: code_pb2.INVALID_ARGUMENT,
+    e.InvalidArgument: code_pb2.INVALID_ARGUMENT,
+    e.JobNotFound: code_pb2.NOT_FOUND,
+    e.JobExists: code_pb2.ALREADY_EXISTS,
+    e.MoveNotAllowed: code_pb2.FAILED_PRECONDITION,
+    e.TooManyRequests: code_pb2.RESOURCE_EXHAUSTED,
+    e.Unavailable: code_pb2.UNAVAILABLE,
+}
+
+
+def status(error: e.DomainError, *, request_id: str) -> status_pb2.Status:
+    """The status of a domain error, with BadRequest, RetryInfo and ErrorInfo as they apply."""
+    metadata = {"request_id": request_id}
+    details: list[Message] = []
+    message = str(error)
+    if isinstance(error, e.InvalidSpec):
+        kept, more = spec.fit(error.violations)
+        message += f"; {more} more are not shown" if more else ""
+        details.append(_bad_request(kept))
+    elif isinstance(error, e.InvalidArgument):
+        details.append(_bad_request([error.violation]))
+    elif isinstance(error, e.JobExists):
+        metadata["differing"] = ",".join(error.differing)[:2048]
+    elif isinstance(error, e.MoveNotAllowed):
+        metadata["state"] = str(error.state)
+    elif isinstance(error, (e.TooManyRequests, e.Unavailable)):
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after.total_seconds())))
+    details.append(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    return _status(CODES[type(error)], message, details)
+
+
+def _status(code: int, message: str, details: list[Message]) -> status_pb2.Status:
+    packed = []
+    for detail in details:
+        packed.append(AnyMessage())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code, message=message, details=packed)
+
+
+def _bad_request(violations: Any) -> error_details_pb2.BadRequest:
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, reason=v.reason, description=v.description)
+            for v in violations
+        ]
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def metadata(context: grpc.aio.ServicerContext[Any, Any], key: str) -> str:
+    """One text header of the call; empty where there is none."""
+    for name, value in context.invocation_metadata() or ():
+        if name == key and isinstance(value, str):
+            return value
+    return ""
+
+
+def request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """The gateway's id of this request, or a new one."""
+    given = metadata(context, "x-request-id")
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wraps the handler of the call."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/trainplane."):
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(handler.unary_stream, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(handler.unary_unary, method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, call: Any, method: str) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self.in_flight += 1
+            try:
+                return await call(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the place where a bug becomes INTERNAL
+                await self._abort(error, context, method)
+            finally:
+                self.in_flight -= 1
+
+        return guarded
+
+    def _streaming(self, call: Any, method: str) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            self.in_flight += 1
+            try:
+                async for message in call(request, context):
+                    try:
+                        async with asyncio.timeout(WRITE_SECONDS):
+                            await context.write(message)
+                    except TimeoutError:
+                        raise e.TooManyRequests(_NOT_READ, retry_after=_ONE_SECOND) from None
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # noqa: BLE001 - likewise
+                await self._abort(error, context, method)
+            finally:
+                self.in_flight -= 1
+
+        return guarded
+
+    async def _abort(self, error: Exception, context: grpc.aio.ServicerContext[Any, Any], method: str) -> NoReturn:
+        number = request_id(context)
+        if isinstance(error, (StoreUnavailable, OutcomeUnknown)):
+            _log.warning("store_unavailable", method=method, request_id=number, error=str(error))
+            error = e.Unavailable("the database does not answer; try again", retry_after=_ONE_SECOND)
+        if isinstance(error, e.DomainError):
+            answer = status(error, request_id=number)
+        else:
+            _log.error("call_failed", method=method, request_id=number, exc_info=error)
+            info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"request_id": number})
+            answer = _status(code_pb2.INTERNAL, f"an error of ours; report request id {number}", [info])
+        await context.abort_with_status(rpc_status.to_status(answer))
+        raise AssertionError("abort returns never")

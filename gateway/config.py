@@ -144,7 +144,7 @@ def _route_config(settings: Settings, descriptors: descriptor_pb2.FileDescriptor
     return {
         "name": "trainplane",
         "virtual_hosts": hosts,
-        # Of Envoy's own headers only x-envoy-original-path goes on: the access log needs it to the end.
+        # Of Envoy's own headers only x-envoy-original-path and -method go on: the access log needs them to the end.
         "request_headers_to_remove": ["x-envoy-internal", "x-envoy-external-address"],
     }
 
@@ -277,7 +277,7 @@ def _access_log() -> dict[str, Any]:
     fields = {
         "event": "http_request",
         "time": "%START_TIME%",
-        "method": "%REQ(:METHOD)%",
+        "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
         # The path as sent, its query left off.
         "path": "%PATH(NQ:ORIG_OR_PATH)%",
         "status": "%RESPONSE_CODE%",

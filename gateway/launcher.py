@@ -49,7 +49,8 @@ class Launch:
     def addresses(self) -> str:
         """Where it will listen and whom it will ask, for the one line that says so."""
         host, port = self.settings.control_plane
-        return f"http={self.settings.http_host}:{self.settings.http_port} upstream={host}:{port}"
+        own = self.settings.http_host
+        return f"http={f'[{own}]' if ':' in own else own}:{self.settings.http_port} upstream={host}:{port}"
 
     def become_envoy(self) -> NoReturn:
         """Replace this process by Envoy, which listens a moment later."""
@@ -68,7 +69,7 @@ def find_envoy(settings: Settings) -> Path:
         EnvoyMissingError: none of them is there.
     """
     if settings.envoy is not None:
-        if not os.access(settings.envoy, os.X_OK):
+        if not (settings.envoy.is_file() and os.access(settings.envoy, os.X_OK)):
             raise EnvoyMissingError(f"{settings.envoy} is no program")
         return settings.envoy
     if importlib.util.find_spec("envoy") is not None:

@@ -32,7 +32,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 @asynccontextmanager
@@ -59,7 +59,7 @@ async def run_gateway(upstream: str, *, data_dir: Path, flags: tuple[str, ...] =
         line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
         assert line.startswith("gateway http="), f"the gateway did not start: {line}{log.read_text()}"
         host, port = line.split()[1].removeprefix("http=").rsplit(":", 1)
-        gateway = Gateway(host, int(port), process)
+        gateway = Gateway(host.strip("[]"), int(port), process)
         await eventually(lambda: _accepts(gateway))
         yield gateway
     finally:

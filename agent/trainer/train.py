@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from agent.trainer.data.tokens import Example
     from agent.trainer.model import AdaptedModel
     from agent.trainer.schedule import Schedule
+
+log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,9 @@ class Trainer:
             try:
                 return groups, self._accumulate(batch, groups, trained_tokens)
             except torch.OutOfMemoryError as error:
-                self._halve(groups, batch, error)
+                log.warning("out of memory limit=%d: %s", self.cost.limit, error)
+            # Outside the handler: the error's traceback holds the tensors of the pass that did not fit.
+            self._halve(groups, batch)
 
     def _accumulate(self, batch: Sequence[Example], groups: Sequence[Sequence[int]], trained_tokens: int) -> float:
         total = torch.zeros((), device=self.adapted.device.torch_device)
@@ -151,15 +156,15 @@ class Trainer:
             total += loss.detach()
         return total.item()
 
-    def _halve(self, groups: Sequence[Sequence[int]], batch: Sequence[Example], error: Exception) -> None:
+    def _halve(self, groups: Sequence[Sequence[int]], batch: Sequence[Example]) -> None:
         """Go on with half of what did not fit; the effective batch stays."""
         self.optimizer.zero_grad()
-        torch.cuda.empty_cache()
-        largest = max(len(group) * max(len(batch[index]) for index in group) for group in groups)
         if all(len(group) == 1 for group in groups):
             longest = max(len(example) for example in batch)
             raise OutOfGpuMemory(
                 f"one example of {longest} tokens does not fit the device's memory; lower "
                 "tuning_parameters.max_sequence_length or set tuning_parameters.gradient_checkpointing"
-            ) from error
-        self.cost = PassCost(limit=largest // 2, overhead=self.cost.overhead)
+            )
+        torch.cuda.empty_cache()
+        largest = max(len(group) * max(len(batch[index]) for index in group) for group in groups)
+        self.cost = PassCost(limit=min(self.cost.limit, largest) // 2, overhead=self.cost.overhead)

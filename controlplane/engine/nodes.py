@@ -37,6 +37,14 @@ class NodeView:
     memory_bytes_free: int
 
 
+@dataclass(frozen=True, slots=True)
+class NodePace:
+    """How often nodes speak, and how long one may be silent."""
+
+    sync_interval: timedelta
+    node_grace: timedelta
+
+
 #: An attempt claimed so recently may be missing from a sync that was sent before.
 _SETTLING_US = 10_000_000
 
@@ -44,14 +52,12 @@ _SETTLING_US = 10_000_000
 class Nodes:
     """Answers syncs, and gives up nodes that are silent."""
 
-    def __init__(
-        self, recorder: Recorder, *, store: Store, clock: Clock, sync_interval: timedelta, node_grace: timedelta
-    ) -> None:
+    def __init__(self, recorder: Recorder, *, store: Store, clock: Clock, pace: NodePace) -> None:
         self._recorder = recorder
         self._store = store
         self._clock = clock
-        self._sync_seconds = sync_interval.total_seconds()
-        self._grace_seconds = node_grace.total_seconds()
+        self._sync_seconds = pace.sync_interval.total_seconds()
+        self._grace_seconds = pace.node_grace.total_seconds()
         self._heard: dict[str, float] = {}
         """Node -> when it last spoke, on our monotonic clock: silence is judged on no other."""
         self._missing: dict[AttemptRef, int] = {}
@@ -154,6 +160,11 @@ class Nodes:
             ]
 
         return await self._store.read(work)
+
+    async def any_ready(self) -> bool:
+        """Whether some node takes jobs."""
+        nodes = await self._store.read(lambda tx: tx.nodes())
+        return any(node.state is NodeState.READY and node.name in self._heard for node in nodes)
 
     async def watch(self) -> None:
         """The loop: gives up silent nodes; their attempts are lost, their devices stay charged."""

@@ -114,7 +114,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return answer
 
     async def WatchJob(  # noqa: N802
-        self, request: job_service_pb2.WatchJobRequest, context: Context
+        self,
+        request: job_service_pb2.WatchJobRequest,
+        context: Context,  # noqa: ARG002
     ) -> AsyncIterator[job_event_pb2.JobEvent]:
         """Every event after a number, then live."""
         async for row in self._follow(request.job_id, _after(request.after_sequence)):

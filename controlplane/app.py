@@ -1,0 +1,170 @@
+"""The composition root: the only file that names concrete adapters.
+
+store ─► bus ─► services and loops ─► gRPC server; closed strictly in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from controlplane.blobs import FileBlobs
+from controlplane.bus.connection import NatsAddress, connected
+from controlplane.bus.nats import NatsBus
+from controlplane.bus.server import NodeServer
+from controlplane.clock import SystemClock
+from controlplane.engine.agents import Agents
+from controlplane.engine.announcer import Announcer
+from controlplane.engine.changes import Recorder
+from controlplane.engine.claims import Claims
+from controlplane.engine.deliveries import Deliveries
+from controlplane.engine.dispatcher import Dispatcher
+from controlplane.engine.intake import Intake
+from controlplane.engine.jobs import Jobs
+from controlplane.engine.logs import Logs
+from controlplane.engine.nodes import NodePace, Nodes
+from controlplane.engine.ports import StoreUnavailable
+from controlplane.engine.relay import Pace, Relay
+from controlplane.engine.signals import Recent
+from controlplane.engine.submissions import Submissions
+from controlplane.engine.watches import Watches
+from controlplane.http.outbound import GuardedClient
+from controlplane.loops import LoopDied, running
+from controlplane.rpc.jobs import JobService
+from controlplane.rpc.nodes import NodeService
+from controlplane.rpc.server import Serving, served
+from controlplane.store import open_store
+from controlplane.vault import MasterVault, read_master_key
+from trainplane.wire import streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from controlplane.bus.connection import Connection
+    from controlplane.engine.ports import Outbound, Store
+    from controlplane.settings import Settings
+
+#: Events committed within so long are published in one batch.
+_RELAY_LINGER = timedelta(milliseconds=10)
+_READINESS_SECONDS = 0.5
+_log = structlog.get_logger()
+
+
+class _Services:
+    """Everything between the adapters, wired."""
+
+    def __init__(self, settings: Settings, *, store: Store, connection: Connection, outbound: Outbound) -> None:
+        clock, recent, bus = SystemClock(), Recent(), NatsBus(connection)
+        rules = settings.rules()
+        self.store = store
+        self.connection = connection
+        self.vault = MasterVault(read_master_key(settings.master_key_path))
+        self.announcer = Announcer(recent=recent, bus=bus)
+        recorder = Recorder(store, vault=self.vault, clock=clock, announce=self.announcer)
+        blobs = FileBlobs(settings.data_dir / "blobs")
+        self.submissions = Submissions(store, vault=self.vault, clock=clock, rules=rules, announce=self.announcer)
+        self.jobs = Jobs(store, recorder=recorder, blobs=blobs, rules=rules)
+        self.watches = Watches(store, recent=recent)
+        self.dispatcher = Dispatcher(recorder, rules=rules)
+        self.relay = Relay(
+            store, bus=bus, clock=clock, recent=recent, pace=Pace(_RELAY_LINGER, retention=streams.EVENTS.max_age)
+        )
+        self.deliveries = Deliveries(store, outbound=outbound, vault=self.vault, clock=clock)
+        pace = NodePace(settings.sync_interval, node_grace=settings.grace)
+        self.nodes = Nodes(recorder, store=store, clock=clock, pace=pace)
+        self.agents = Agents(
+            nodes=self.nodes,
+            claims=Claims(recorder, vault=self.vault),
+            intake=Intake(recorder),
+            logs=Logs(store, blobs=blobs),
+        )
+        self.announcer.wire(
+            dispatcher=self.dispatcher, relay=self.relay, watches=self.watches, deliveries=self.deliveries
+        )
+        connection.on_reconnect(self.relay.reconnected)
+
+    def loops(self) -> dict[str, Coroutine[None, None, None]]:
+        """Every loop of the process."""
+        return {
+            "submissions": self.submissions.run(),
+            "wakes": self.announcer.run(),
+            "relay": self.relay.run(),
+            "deliveries": self.deliveries.run(),
+            "old secrets": self.deliveries.erase(),
+            "watchdog": self.nodes.watch(),
+            "agents": NodeServer(self.connection).serve(self.agents),
+            "dispatcher": self.dispatcher.run(),
+        }
+
+    async def can_accept(self, *, with_node: bool) -> bool:
+        """Whether a job could be accepted, and with `with_node` also placed, now."""
+        try:
+            await self.store.ping()
+        except StoreUnavailable:
+            return False
+        if not with_node:
+            return True
+        return self.connection.client.is_connected and await self.nodes.any_ready()
+
+
+async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
+    """Runs a control plane until SIGTERM or SIGINT; answers the exit status.
+
+    Raises:
+        StoreUnavailable, BusUnavailable, PortTaken, MasterKeyError: it cannot start; each says what to do.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as opened:
+        store = await open_store(settings.database_url)
+        opened.push_async_callback(store.close)
+        outbound = GuardedClient(settings.outbound())
+        opened.push_async_callback(outbound.close)
+        credentials = settings.nats_credentials.read_text() if settings.nats_credentials else ""
+        connection = await opened.enter_async_context(connected(NatsAddress(settings.nats, credentials)))
+        services = _Services(settings, store=store, connection=connection, outbound=outbound)
+        died = await opened.enter_async_context(running(services.loops()))
+        serving = await opened.enter_async_context(
+            served(
+                f"{settings.grpc_host}:{settings.grpc_port}",
+                jobs=JobService(
+                    services.jobs,
+                    submissions=services.submissions,
+                    watches=services.watches,
+                    vault=services.vault,
+                ),
+                nodes=NodeService(services.nodes),
+                reflect=settings.dev,
+            )
+        )
+        ready(serving.address)
+        return await _until_told(stop, died, serving, services, with_node=settings.ready_with_node)
+
+
+async def _until_told(
+    stop: asyncio.Event, died: asyncio.Future[LoopDied], serving: Serving, services: _Services, *, with_node: bool
+) -> int:
+    """Keeps `readiness` true to life until told to stop, or until a loop dies."""
+    told = asyncio.ensure_future(stop.wait())
+    was = False
+    while not told.done() and not died.done():
+        is_ready = await services.can_accept(with_node=with_node)
+        if is_ready != was:
+            _log.info("ready" if is_ready else "not ready")
+            await serving.set_ready(is_ready)
+            was = is_ready
+        waited: list[asyncio.Future[Any]] = [told, died]
+        await asyncio.wait(waited, timeout=_READINESS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if died.done():
+        death = died.result()
+        _log.error("loop died", loop=str(death), exc_info=death.__cause__)
+        return 1
+    return 0

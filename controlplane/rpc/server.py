@@ -1,0 +1,95 @@
+"""The gRPC server: services, health, reflection; started, and stopped in four steps.
+
+not ready ─► no new calls ─► calls in flight get their time ─► the rest is cut off
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from controlplane.rpc.errors import ErrorInterceptor
+from trainplane.v1 import job_service_pb2, job_service_pb2_grpc, node_service_pb2, node_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from controlplane.rpc.jobs import JobService
+    from controlplane.rpc.nodes import NodeService
+
+#: grpc.health.v1's names: "" is "the process serves", this one is "it can accept jobs".
+READINESS = "readiness"
+GRACE_SECONDS = 5.0
+_OPTIONS = [
+    # The parser wants 256 KiB; a message far above is refused before it is read.
+    ("grpc.max_receive_message_length", 1024 * 1024),
+    # A port that another process holds is an error, not a share of its calls.
+    ("grpc.so_reuseport", 0),
+    # Dead watchers are found out within a minute.
+    ("grpc.keepalive_time_ms", 40_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+]
+
+
+class PortTaken(OSError):  # noqa: N818 - it says what happened
+    """The gRPC port cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that listens."""
+
+    address: str
+    health: health.aio.HealthServicer
+
+    async def set_ready(self, ready: bool) -> None:  # noqa: FBT001 - it is the one thing that is said
+        """Says whether jobs can be accepted now."""
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        await self.health.set(READINESS, serving if ready else not_serving)
+
+
+@asynccontextmanager
+async def served(address: str, *, jobs: JobService, nodes: NodeService, reflect: bool) -> AsyncIterator[Serving]:
+    """Listens for the time of the context.
+
+    Raises:
+        PortTaken: the address cannot be listened on.
+    """
+    interceptor = ErrorInterceptor()
+    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[no-untyped-call]  # generated
+    node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)  # type: ignore[no-untyped-call]  # likewise
+    told = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(told, server)
+    await told.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
+    if reflect:
+        names = [
+            job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+            node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        ]
+        reflection.enable_server_reflection(names, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PortTaken(f"cannot listen on {address}: another process holds it, or it is no address") from error
+    await server.start()
+    try:
+        yield Serving(f"{address.rpartition(':')[0]}:{port}", told)
+    finally:
+        await told.enter_graceful_shutdown()
+        await server.stop(GRACE_SECONDS)
+        # stop() may return before handlers that called abort() are done (grpc issue 37239).
+        for _ in range(50):
+            if not interceptor.in_flight:
+                break
+            await asyncio.sleep(0.02)

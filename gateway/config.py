@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from gateway.descriptors import bindings, public_descriptors, service_names
 from gateway.errors import local_reply_config
 from gateway.routes import (
-    BUFFER,
     HEADER_MUTATION,
     NO_TUNNEL,
     STREAM_CLUSTER,
@@ -157,7 +156,7 @@ def _filters(settings: Settings, descriptors: descriptor_pb2.FileDescriptorSet) 
             mutations={"response_mutations": _answer_headers()},
         ),
         *(_health_check(path) for path in HEALTH_SERVICES),
-        _extension(BUFFER, f"{_HTTP}.buffer.v3.Buffer", max_request_bytes=settings.max_body_bytes),
+        _extension("envoy.filters.http.buffer", f"{_HTTP}.buffer.v3.Buffer", max_request_bytes=settings.max_body_bytes),
         _extension(
             TRANSCODER,
             f"{_HTTP}.grpc_json_transcoder.v3.GrpcJsonTranscoder",

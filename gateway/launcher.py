@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -54,8 +55,12 @@ class Launch:
 
     def become_envoy(self) -> NoReturn:
         """Replace this process by Envoy, which listens a moment later."""
-        # Held in Envoy too: the port stays ours from here on, without a gap.
-        self.held.set_inheritable(True)
+        if platform.system() == "Linux":
+            # Held in Envoy too: the port stays ours from here on, without a gap.
+            self.held.set_inheritable(True)
+        else:
+            # Elsewhere a held port cannot be listened on by another socket.
+            self.held.close()
         argv = ["envoy", "--config-path", str(self.config), "--log-level", self.settings.log_level]
         # Without hot restart, which is the only thing that ties the Envoys of one machine together.
         argv += ["--concurrency", str(self.settings.concurrency), "--disable-hot-restart"]

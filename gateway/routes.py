@@ -20,7 +20,6 @@ UNARY_CLUSTER = "controlplane"
 STREAM_CLUSTER = "controlplane_streams"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
-BUFFER = "envoy.filters.http.buffer"
 HEALTH_PATHS = ("/healthz", "/readyz")
 # A stream keeps silent for at most 30 s; four times that is a broken one.
 STREAM_IDLE = timedelta(seconds=120)
@@ -110,11 +109,10 @@ def path_regex(template: str) -> str:
     return "".join(_SEGMENT if part.startswith("{") else re.escape(part) for part in re.split(r"(\{[^}]+\})", template))
 
 
-# A tunnel's body never ends: do not wait for it. Listed first, since no path matches CONNECT.
+# Listed first in each host: a CONNECT that no route matches would wait for the end of a tunnel's body to be refused.
 NO_TUNNEL = refuse(
     {"connect_matcher": {}},
-    errors.Refusal(status=405, code=errors.UNIMPLEMENTED, reason="METHOD_NOT_ALLOWED", message="this is no proxy"),
-    typed_per_filter_config={TRANSCODER: _DISABLED, BUFFER: _DISABLED},
+    errors.Refusal(status=403, code=errors.PERMISSION_DENIED, reason="UPGRADE_REFUSED", message="this is no proxy"),
 )
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from gateway.__main__ import main
 from gateway.config import envoy_config
 from gateway.descriptors import DESCRIPTOR_SET, UnroutableRpcError, bindings, public_descriptors
+from gateway.errors import FAILURES
 from gateway.launcher import ConfigRefusedError, EnvoyMissingError, check, find_envoy, render
 from gateway.ports import PortTakenError, reserve
 from gateway.routes import path_regex
@@ -216,3 +217,18 @@ def test_a_template_becomes_a_regular_expression(template, regex):
 def test_the_configuration_is_the_same_for_the_same_input():
     descriptors = DESCRIPTOR_SET.read_bytes()
     assert envoy_config(Settings(), descriptors) == envoy_config(Settings(), descriptors)
+
+
+def test_each_reason_that_the_gateway_gives_is_documented_with_its_status():
+    documented = (Path(__file__).parents[3] / "docs" / "gateway.md").read_text()
+    config = json.loads(render(Settings()))
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = [route for host in manager["route_config"]["virtual_hosts"] for route in host["routes"]]
+    refused = {
+        (route["direct_response"]["status"], route["metadata"]["filter_metadata"]["trainplane"]["reason"])
+        for route in routes
+        if "direct_response" in route
+    }
+    assert len(refused) > 5
+    for status, reason in refused | {(failure.status, failure.reason) for failure in FAILURES}:
+        assert any(f"`{reason}`" in line and str(status) in line for line in documented.splitlines()), reason

@@ -1,0 +1,37 @@
+"""`trainplane`: the commands, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from trainplane.cli import demo, events, jobs, logs, nodes, submit, up, watch
+
+app = typer.Typer(
+    name="trainplane",
+    help="Fine-tune models on your own GPUs. Start with `trainplane up`, or `trainplane demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.command("submit")(submit.submit)
+app.command("validate")(submit.validate)
+app.command("jobs")(jobs.jobs)
+app.command("job")(jobs.job)
+app.command("watch")(watch.watch)
+app.command("logs")(logs.logs)
+app.command("events")(events.events)
+app.command("cancel")(jobs.cancel)
+app.add_typer(nodes.app, name="nodes")
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its status (docs/cli.md lists them)."""
+    app(prog_name="trainplane")
+
+
+if __name__ == "__main__":
+    main()

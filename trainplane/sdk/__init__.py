@@ -1,0 +1,1 @@
+"""What `trainplane.Client` is made of: the connection, retries, resumed streams, specs as messages."""

@@ -1,0 +1,83 @@
+"""Processes that an `up` left behind which could not clean up: it was killed, or they outlived their parent.
+
+They are known by the record that `up` writes at each start, and by a marker in their environment (which covers the
+instant between a start and its record). Trainers carry a marker of their own, and are ended only when `up` itself
+ends: a live one is taken back by the next agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import psutil
+
+from trainplane.up.record import read_children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from trainplane.up.layout import Layout
+
+#: Names the data directory in every child's environment.
+MARKER = "TRAINPLANE_UP"
+#: Set by agents in every process of an attempt, to the name of its directory (docs/trainer-contract.md).
+ATTEMPT_MARKER = "TRAINPLANE_ATTEMPT"
+#: psutil derives a start from the boot time, which may shift by a clock tick.
+_START_TOLERANCE_SECONDS = 2.0
+_KILL_SECONDS = 5.0
+
+
+def end_children(layout: Layout, *, within: timedelta, tell: Callable[[str], None]) -> None:
+    """End what an earlier `up` of this data directory left, saying so: SIGTERM, and SIGKILL after `within`. Blocks."""
+    marked = [process for process, data_dir in _with(MARKER) if data_dir == str(layout.data_dir)]
+    left = {process.pid: process for process in (*_recorded(layout), *marked)}
+    if not left:
+        return
+    pids = ", ".join(str(pid) for pid in sorted(left))
+    tell(f"an earlier `trainplane up` was killed and left processes behind; ending them: pid {pids}")
+    _end(list(left.values()), seconds=within.total_seconds())
+
+
+def end_trainers(layout: Layout) -> None:
+    """Kill the processes of this data directory's attempts that no agent ended. Blocks for a moment."""
+    try:
+        attempts = {folder.name for folder in (layout.agent / "attempts").iterdir()}
+    except OSError:
+        return
+    _end([process for process, name in _with(ATTEMPT_MARKER) if name in attempts], seconds=0)
+
+
+def _recorded(layout: Layout) -> list[psutil.Process]:
+    found = []
+    for child in read_children(layout.children_json):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(child.pid)
+            if abs(process.create_time() - child.start_time) < _START_TOLERANCE_SECONDS:
+                found.append(process)
+    return found
+
+
+def _with(variable: str) -> list[tuple[psutil.Process, str]]:
+    """This user's processes that have a variable in their environment, with its value."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            value = process.environ().get(variable)
+            if value is not None and process.pid != os.getpid():
+                found.append((process, value))
+    return found
+
+
+def _end(processes: list[psutil.Process], *, seconds: float) -> None:
+    if seconds > 0:
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        _, processes = psutil.wait_procs(processes, timeout=seconds)
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=_KILL_SECONDS)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
+import asyncpg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Conflict(StoreUnavailable):
+    """Other transactions got in the way; the same work may succeed now."""
 
 
 class StoreHeld(Exception):  # noqa: N818 - it says what happened
@@ -46,17 +56,37 @@ def refusal(error: BaseException) -> StoreUnavailable | None:
         return StoreUnavailable("the database does not answer: no connection became free")
     if not isinstance(error, (DBAPIError, sqlite3.Error)):
         return None
+    state = _sqlstate(error)
+    if state in _POSTGRES_CONFLICTS:
+        return Conflict(f"the database is contended: {_words(error)}")
     refused = (
         (isinstance(error, DBAPIError) and error.connection_invalidated)
         or _sqlite_code(error) in _SQLITE_REFUSALS
-        or _sqlstate(error).startswith(_POSTGRES_REFUSALS)
+        or state.startswith(_POSTGRES_REFUSALS)
     )
     return StoreUnavailable(f"the database refused: {_words(error)}") if refused else None
 
 
-def conflict(error: DBAPIError) -> bool:
-    """Whether another transaction got in the way, and the same work may succeed now."""
-    return _sqlstate(error) in _POSTGRES_CONFLICTS
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Raises what SQLAlchemy raises as the refusal that it is, where it is one."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+@contextlib.contextmanager
+def unreachable() -> Iterator[None]:
+    """The same for a server: what its sockets and its refusals to connect raise comes without SQLAlchemy's wrapping."""
+    try:
+        with refusals():
+            yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise StoreUnavailable(f"the database cannot be reached: {error or type(error).__name__}") from error
 
 
 def commit_failure(error: Exception) -> Exception:

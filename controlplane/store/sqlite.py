@@ -11,11 +11,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from controlplane.store import schema
-from controlplane.store.faults import refusal
+from controlplane.store.faults import refusals
 from controlplane.store.group_commit import CommitOn, GroupCommit
 from controlplane.store.lockfile import FileLock
 from controlplane.store.transaction import SqlTransaction
@@ -66,7 +65,7 @@ class SqliteStore:
             SchemaUnknown: a newer version migrated it.
             StoreUnavailable: it cannot be opened, or is no database.
         """
-        with _refusals(), contextlib.ExitStack() as opened:
+        with refusals(), contextlib.ExitStack() as opened:
             path.parent.mkdir(parents=True, exist_ok=True)
             opened.callback(FileLock.taken(path.with_name(path.name + ".lock")).release)
             writer = opened.enter_context(_connected(path, options, begin="BEGIN IMMEDIATE"))
@@ -81,12 +80,12 @@ class SqliteStore:
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs `work` in a snapshot, at once."""
-        with _refusals(), self._reader.begin():
+        with refusals(), self._reader.begin():
             return work(self._transaction)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless a trivial read works."""
-        with _refusals(), self._reader.begin():
+        with refusals(), self._reader.begin():
             self._reader.execute(_PING)
 
     async def close(self) -> None:
@@ -96,14 +95,6 @@ class SqliteStore:
 
 
 _PING = text("SELECT count(*) FROM installation")
-
-
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise refusal(error) or error from error
 
 
 @contextlib.contextmanager

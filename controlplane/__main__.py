@@ -21,9 +21,8 @@ _USAGE_STATUS = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the control plane; the process' exit status: 0 told to end, 1 a fault, 2 wrong settings."""
-    overrides = {
-        name: value for name, value in vars(_parser().parse_args(argv)).items() if value not in (None, [], False)
-    }
+    given = vars(_parser().parse_args(argv))
+    overrides = {name: value for name, value in given.items() if value is not None and value is not False}
     toml = overrides.pop("config", None) or os.environ.get(f"{settings.ENV_PREFIX}CONFIG")
     try:
         chosen = settings.load(overrides, toml=None if toml is None else Path(toml))

@@ -145,7 +145,8 @@ def _finished(course: _Course, _news: n.Finished) -> None:
 
 
 def _granted(course: _Course, _news: n.CommitGranted) -> None:
-    course.change(granted=True)
+    if not course.job.granted:
+        course.change(granted=True)
 
 
 def _published(course: _Course, _news: n.Published) -> None:

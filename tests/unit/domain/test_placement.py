@@ -1,0 +1,99 @@
+"""Placement: all devices or none, best fit, and the words for why not."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.domain.job import Requirement
+from controlplane.domain.node import Gpu, Inventory, Node, NodeState
+from controlplane.domain.placement import capacities, matches, place, why_not
+
+GIB = 2**30
+
+
+def node(name, *, gpus=0, kind="NVIDIA A100-SXM4-80GB", cpus=64, memory_gb=512, state=NodeState.READY, **inventory):
+    devices = tuple(Gpu(i, kind, 80 * GIB) for i in range(gpus))
+    return Node(
+        name, state, "SILENT" if state is NodeState.NOT_READY else "",
+        Inventory(devices, cpus, memory_gb * GIB, **inventory), "1", "boot", 1, 1, 1, 0,
+    )  # fmt: skip
+
+
+def attempt(on, devices, *, state=AttemptState.CLAIMED, cpus=1, memory_gb=1):
+    return Attempt("u", 1, on, tuple(devices), cpus, memory_gb * GIB, state, 0)
+
+
+def test_a_job_gets_all_its_devices_or_none():
+    free = capacities([node("a", gpus=4)], [attempt("a", [0, 2])])
+    assert place(Requirement(gpus=2), free).devices == (1, 3)
+    assert place(Requirement(gpus=3), free) is None
+
+
+def test_the_tightest_node_wins_so_that_big_holes_stay():
+    free = capacities([node("big", gpus=8), node("small", gpus=2)], [])
+    assert place(Requirement(gpus=1), free).node == "small"
+    assert place(Requirement(gpus=4), free).node == "big"
+
+
+def test_devices_of_a_lost_attempt_stay_charged():
+    free = capacities([node("a", gpus=1)], [attempt("a", [0], state=AttemptState.LOST)])
+    assert place(Requirement(gpus=1), free) is None
+
+
+def test_a_gpu_type_matches_by_its_words_in_any_case():
+    assert matches("a100-80gb", "NVIDIA A100-SXM4-80GB")
+    assert matches("A100", "NVIDIA A100-SXM4-80GB")
+    assert not matches("A10", "NVIDIA A100-SXM4-80GB")
+    assert not matches("A100-40GB", "NVIDIA A100-SXM4-80GB")
+
+
+def test_only_ready_nodes_with_the_labels_and_the_name_asked_for_are_used():
+    nodes = [node("a", gpus=1, state=NodeState.NOT_READY), node("b", gpus=1, labels={"zone": "x"})]
+    free = capacities(nodes, [])
+    assert place(Requirement(gpus=1, labels={"zone": "y"}), free) is None
+    assert place(Requirement(gpus=1, node="a"), free) is None
+    assert place(Requirement(gpus=1, labels={"zone": "x"}), free).node == "b"
+
+
+def test_a_waiting_job_says_what_would_help():
+    need = Requirement(gpus=4, gpu_type="A100")
+    assert why_not(need, []) == "needs 4 x A100; no node has joined"
+    assert why_not(need, capacities([node("cpu")], [])) == "needs 4 x A100; no node has A100"
+    assert why_not(need, capacities([node("a", gpus=2)], [])) == "needs 4 x A100; the largest node has 2"
+    three = [node(f"n{i}", gpus=4) for i in range(3)]
+    taken = [attempt("n0", range(4)), attempt("n1", range(3)), attempt("n2", range(3))]
+    assert why_not(need, capacities(three, taken)) == "needs 4 x A100; the 3 nodes that have A100 have 2 free"
+    asleep = capacities([node("a", gpus=4, state=NodeState.NOT_READY)], [])
+    assert why_not(need, asleep) == "needs 4 x A100; 1 node could take it and none is ready: a (SILENT)"
+    small = capacities([node("a", gpus=4, cpus=8, memory_gb=16)], [])
+    assert "no node has both: at most 8 CPUs and 16 GiB" in why_not(
+        Requirement(gpus=4, cpus=16, memory_bytes=GIB), small
+    )
+    busy = capacities([node("a", cpus=4)], [attempt("a", [], cpus=3)])
+    assert why_not(Requirement(cpus=2), busy).startswith(
+        "needs 2 CPUs and 1 GiB; 1 node could take it, with at most 1 CPUs"
+    )
+
+
+@given(
+    st.lists(st.integers(0, 8), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 16)), max_size=30),
+)
+def test_no_device_and_no_cpu_is_promised_twice(sizes, wishes):
+    nodes = [node(f"n{i}", gpus=size, cpus=32) for i, size in enumerate(sizes)]
+    charged = []
+    for gpus, cpus in wishes:
+        need = Requirement(gpus=gpus, cpus=cpus)
+        chosen = place(need, capacities(nodes, charged))
+        if chosen is None:
+            assert why_not(need, capacities(nodes, charged))
+            continue
+        assert len(set(chosen.devices)) == gpus
+        charged.append(attempt(chosen.node, chosen.devices, cpus=cpus))
+    for one in nodes:
+        held = [d for a in charged if a.node == one.name for d in a.devices]
+        assert len(held) == len(set(held))
+        assert set(held) <= {g.index for g in one.inventory.gpus}
+        assert sum(a.cpus for a in charged if a.node == one.name) <= 32

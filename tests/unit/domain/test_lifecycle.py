@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.domain.lifecycle_cases import NOW_US, job, news
 
 from controlplane.domain import news as n
 from controlplane.domain.errors import MoveNotAllowed
@@ -14,6 +13,7 @@ from controlplane.domain.event import EventType
 from controlplane.domain.job import State
 from controlplane.domain.lifecycle import EDGES, IllegalNews, advance
 from controlplane.domain.retry import MAX_LOSSES
+from tests.unit.domain.lifecycle_cases import NOW_US, job, news
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "lifecycle.txt"
 

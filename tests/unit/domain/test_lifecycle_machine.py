@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.unit.domain.lifecycle_cases import NOW_US, news
 
 from controlplane.domain import news as n
 from controlplane.domain.errors import MoveNotAllowed
 from controlplane.domain.event import TERMINAL_TYPES, render
 from controlplane.domain.job import TERMINAL, Job, State
 from controlplane.domain.lifecycle import EDGES, IllegalNews, advance, create
+from tests.unit.domain.lifecycle_cases import NOW_US, news
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -40,7 +42,7 @@ class Lifecycle(RuleBasedStateMachine):
         if after.granted and not before.granted:
             self.granted_attempts.add(after.attempt)
         states = [before.state, *dict.fromkeys(event.state for event in events)]
-        for a, b in zip(states, states[1:], strict=False):
+        for a, b in pairwise(states):
             assert a == b or b in EDGES[a]
         if after.state is not before.state:
             assert events, "every change of state has an event"

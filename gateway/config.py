@@ -76,6 +76,10 @@ def envoy_config(settings: Settings, descriptor_set: bytes) -> dict[str, Any]:
                 )
             ]
         },
+        # Envoy before 1.38 refuses regular expressions as long as those of the query parameters.
+        "layered_runtime": {
+            "layers": [{"name": "regexes", "static_layer": {"re2.max_program_size.error_level": 1000}}]
+        },
         "application_log_config": {
             "log_format": {"json_format": {"time": "%Y-%m-%dT%T.%FZ", "level": "%l", "event": "envoy", "message": "%j"}}
         },

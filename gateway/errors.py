@@ -47,6 +47,7 @@ class Failure:
         message: for people. Envoy's own words are passed on only where they are about the request's query: elsewhere
             they tell of the installation's inside, or repeat a piece of the body.
         retry_after_seconds: given where trying again is of use.
+        identified: the request was read so far that it has a request id.
     """
 
     status: int
@@ -55,6 +56,7 @@ class Failure:
     reason: str
     message: str
     retry_after_seconds: int | None = None
+    identified: bool = True
 
 
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
@@ -80,6 +82,7 @@ FAILURES = (
         code=INVALID_ARGUMENT,
         reason="INVALID_PATH",
         message="the path is not valid; a slash in a name cannot be encoded",
+        identified=False,
     ),
     Failure(
         status=400,
@@ -87,10 +90,25 @@ FAILURES = (
         code=INVALID_ARGUMENT,
         reason="INVALID_HEADER",
         message="a header's name has an underscore",
+        identified=False,
     ),
-    Failure(status=400, code=INVALID_ARGUMENT, reason="INVALID_HTTP", message="the request is not valid HTTP"),
+    Failure(
+        status=400,
+        code=INVALID_ARGUMENT,
+        reason="INVALID_HTTP",
+        message="the request is not valid HTTP",
+        identified=False,
+    ),
     Failure(status=403, code=PERMISSION_DENIED, reason="UPGRADE_REFUSED", message="protocol upgrades are not served"),
-    Failure(status=404, code=NOT_FOUND, reason="NO_ROUTE", message="no such path"),
+    Failure(status=404, code=NOT_FOUND, reason="NO_ROUTE", message="no such path", identified=False),
+    Failure(
+        status=408,
+        details="^request_header_timeout",
+        code=DEADLINE_EXCEEDED,
+        reason="REQUEST_TIMEOUT",
+        message="the request's headers did not arrive in time",
+        identified=False,
+    ),
     Failure(status=408, code=DEADLINE_EXCEEDED, reason="REQUEST_TIMEOUT", message="the request did not arrive in time"),
     Failure(
         status=413, code=INVALID_ARGUMENT, reason="BODY_TOO_LARGE", message="the body is larger than {limit} bytes"
@@ -100,12 +118,14 @@ FAILURES = (
         code=UNIMPLEMENTED,
         reason="HTTP_VERSION_UNSUPPORTED",
         message="speak HTTP/1.1 or HTTP/2, not HTTP/1.0",
+        identified=False,
     ),
     Failure(
         status=431,
         code=INVALID_ARGUMENT,
         reason="HEADERS_TOO_LARGE",
         message="the path and headers are larger than 8 KiB, or there are more than 100 headers",
+        identified=False,
     ),
     Failure(
         status=500,
@@ -178,12 +198,16 @@ def direct_response(refusal: Refusal) -> dict[str, Any]:
 def _failure_mapper(failure: Failure, max_body_bytes: int) -> dict[str, Any]:
     message = failure.message.format(limit=max_body_bytes)
     retry = failure.retry_after_seconds
+    status = _status(failure.code, message, failure.reason, retry_after_seconds=retry)
+    if not failure.identified:
+        # An id that is not there would be printed as null, which is no string.
+        del status["details"][0]["metadata"]
     condition = f"response.code == {failure.status}"
     if failure.details:
         condition += f" && response.code_details.matches('{failure.details}')"
     mapper: dict[str, Any] = {
         "filter": _when(condition),
-        "body_format_override": _json(_status(failure.code, message, failure.reason, retry_after_seconds=retry)),
+        "body_format_override": _json(status),
     }
     if retry is not None:
         mapper["headers_to_add"] = [{"header": {"key": "retry-after", "value": str(retry)}}]
@@ -207,8 +231,7 @@ def _status(code: int | str, message: str, reason: str, *, retry_after_seconds: 
 
 
 def _json(body: dict[str, Any]) -> dict[str, Any]:
-    # What cannot be read as HTTP never got a request id; an absent key is right there, a null is not a string.
-    return {"json_format": body, "content_type": "application/json", "omit_empty_values": True}
+    return {"json_format": body, "content_type": "application/json"}
 
 
 def _route(key: str) -> str:

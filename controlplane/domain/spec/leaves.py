@@ -58,10 +58,10 @@ def _integer(field: Field) -> Checker:
         kind = value.__class__
         if kind is float and value.is_integer():
             value, kind = int(value), int
-        if kind is not int:
-            findings.wrong_type(
-                prefix + name, _ARTICLED[Kind.INTEGER] if kind is not float else "a whole number", value
-            )
+        if kind is float:
+            findings.add(prefix + name, problem.WRONG_TYPE, f"must be a whole number, got {problem.shown(value)}")
+        elif kind is not int:
+            findings.wrong_type(prefix + name, _ARTICLED[Kind.INTEGER], value)
         elif low <= value <= high:
             return value
         else:

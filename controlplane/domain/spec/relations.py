@@ -54,7 +54,7 @@ def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
         description = None if spoiled and not spoiled.isdisjoint(relation.fields) else relation.says(seen)
         if description is not None:
             findings.add(relation.fields[0], relation.reason, description)
-    for violation in (*_peft_config(seen), *_places(seen)):
+    for violation in (*_peft_config(seen, spoiled), *_places(seen)):
         if violation.field not in spoiled:
             findings.violations.append(violation)
     told = [(field, description) for field, says in _NO_EFFECT if (description := says(seen))]
@@ -160,7 +160,7 @@ def _is_local_only(seen: Seen) -> bool:
     return "auth" in artifacts and all(place.startswith("file://") for place in places)
 
 
-def _peft_config(seen: Seen) -> Iterator[Violation]:
+def _peft_config(seen: Seen, spoiled: frozenset[str]) -> Iterator[Violation]:
     custom = seen.effective["customization"]
     path = "customization.peft.config"
     for key, value in (seen.given("customization", "peft") or {}).get("config", {}).items():
@@ -171,7 +171,7 @@ def _peft_config(seen: Seen) -> Iterator[Violation]:
         elif key in PEFT_OWN_PLACES:
             own = PEFT_OWN_PLACES[key]
             agrees = value == custom.get(own) or (own == "method" and str(value).lower() == custom.get(own))
-            if not agrees:
+            if not agrees and f"customization.{own}" not in spoiled:
                 yield Violation(at, problem.CONTRADICTION, f"must agree with customization.{own}; better leave it out")
         else:
             yield Violation(at, problem.NOT_YET_SUPPORTED, "further fields of PEFT's configuration come later")

@@ -73,7 +73,7 @@ REVISION = _matching(
     "a branch, tag or commit: A-Z a-z 0-9 . _ - /, without `..`",
 )
 TOKEN = _matching(r"[!-~]+", "one word of visible ASCII characters")
-HEADER_VALUE = _matching(r"[!-~](?:[ -~]*[!-~])?", "visible ASCII characters and single spaces on one line")
+HEADER_VALUE = _matching(r"[!-~](?:[ -~]*[!-~])?", "visible ASCII characters and spaces on one line")
 MODULE = _matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a module's name or path, e.g. `q_proj` or `layers.0`")
 DEVICE_WORDS = _matching(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9])?", "words of a device's name, e.g. `A100-80GB`")
 NODE_NAME = _matching(r"[A-Za-z0-9_-]{1,63}", "a node's name: 1 to 63 of A-Z a-z 0-9 _ -")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: Nearest names are sought for so many unknown fields of a request; beyond, nobody reads on.
 _SUGGESTIONS = 50
 _LONGEST_NAME = 40
+_ALIKE = 0.7
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -185,10 +186,11 @@ def _report_unknown(value: dict[str, Any], names: frozenset[str], prefix: str, f
 def _nearest(key: str, snake: str, names: frozenset[str]) -> str:
     if len(key) > _LONGEST_NAME:
         return ""
-    near = get_close_matches(snake, sorted(names), n=1)
+    near = get_close_matches(snake, sorted(names), n=1, cutoff=_ALIKE)
     if near:
         return near[0]
-    return " or ".join(_PLACES.get(snake, [])[:2])
+    elsewhere = get_close_matches(snake, sorted(_PLACES), n=1, cutoff=_ALIKE)
+    return " or ".join(_PLACES[elsewhere[0]][:2]) if elsewhere else ""
 
 
 #: The checker of a whole spec.

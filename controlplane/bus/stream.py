@@ -1,8 +1,9 @@
 """The events stream: made as `trainplane.wire.streams` says, and filled in order.
 
-JetStream takes a batch whole or not at all and flushes it once, which is seven times the rate of single messages. One
-event in it that JetStream has already refuses the whole batch, and a batch without an answer may have been taken: then
-they go one by one, each answered before the next, and those that are there already are dropped by their `Nats-Msg-Id`.
+JetStream takes a batch whole or not at all and flushes it once, which is seven times the rate of single messages, but
+costs it several milliseconds however small it is: a few events go one by one, each answered before the next. So do
+those of a batch that was refused (one event in it is there already) or not answered (it may be there): what JetStream
+has, it drops by the event's `Nats-Msg-Id`.
 See https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-50.md.
 """
 
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
-#: The server's limit is 1,000.
-BATCH_EVENTS = 500
+#: The server takes no more in one.
+BATCH_EVENTS = 1_000
 #: So that a batch fits what the connection keeps in memory.
 BATCH_BYTES = 2 * 1024 * 1024
+#: Up to so many are sooner there one by one.
+FEW_EVENTS = 8
 ANSWER_SECONDS = 5.0
 
 _CONTENT_TYPE = ("content-type", "application/cloudevents+json")
@@ -49,11 +52,12 @@ class _Refused(Exception):  # noqa: N818 - it says what happened
 class EventStream:
     """Writes to one stream."""
 
-    def __init__(self, connection: Connection, stream: Stream) -> None:
+    def __init__(self, connection: Connection, stream: Stream, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self.singly = 0
-        """How many events went one by one because their batch was refused or not answered."""
+        """How many events went one by one."""
         self._connection = connection
         self._stream = stream
+        self._answer_seconds = answer_seconds
 
     async def ensure(self) -> StreamState:
         """Makes the stream where it is missing, or brings its settings up to date.
@@ -63,8 +67,8 @@ class EventStream:
         """
         client = self._connection.require()
         try:
-            async with self._connection.answer_within(ANSWER_SECONDS):
-                info, made = await self._made(client.jetstream(timeout=2 * ANSWER_SECONDS))
+            async with self._connection.answer_within(self._answer_seconds):
+                info, made = await self._made(client.jetstream(timeout=2 * self._answer_seconds))
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable(f"the events stream: {error!r}") from error
         return StreamState(identity=_identity(info), made=made)
@@ -100,7 +104,7 @@ class EventStream:
             start = end
 
     async def _publish_some(self, client: Client, events: Sequence[StoredEvent]) -> None:
-        if len(events) > 1:
+        if len(events) > FEW_EVENTS:
             try:
                 await self._publish_batch(client, events)
             except nats.errors.NoRespondersError:
@@ -112,7 +116,7 @@ class EventStream:
                 return
         for event in events:
             await self._ask(client, event, dict((_CONTENT_TYPE, _message_id(event))))
-            self.singly += len(events) > 1
+            self.singly += 1
 
     async def _publish_batch(self, client: Client, events: Sequence[StoredEvent]) -> None:
         batch = uuid.uuid4().hex
@@ -135,9 +139,9 @@ class EventStream:
             raise _Refused(f"{answer.get('count')} of {last} events were taken as a batch")
 
     async def _ask(self, client: Client, event: StoredEvent, headers: dict[str, str]) -> dict[str, Any]:
-        async with self._connection.answer_within(ANSWER_SECONDS):
+        async with self._connection.answer_within(self._answer_seconds):
             message = await client.request(
-                _subject(event), event.json.encode(), timeout=2 * ANSWER_SECONDS, headers=headers
+                _subject(event), event.json.encode(), timeout=2 * self._answer_seconds, headers=headers
             )
         answer: dict[str, Any] = json.loads(message.data)
         if "error" in answer:

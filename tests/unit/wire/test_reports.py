@@ -1,0 +1,194 @@
+"""Reports become news: total, bounded, quick."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.bus import bounds, reports
+from controlplane.bus.bounds import Malformed
+from controlplane.domain import news
+from controlplane.domain.event import Event, EventType, render, timestamp
+from controlplane.domain.job import Progress, State
+from controlplane.domain.node import AttemptRef
+from controlplane.engine.requests import Intake, Output, OutputFile, Report, ReportAnswer, Watermark
+from trainplane.wire.v1 import report_pb2, sync_pb2
+
+REF = sync_pb2.AttemptRef(job_uid="01J", number=3)
+TIME_US = 1_800_000_000_123_456
+
+
+def sent(*lines: report_pb2.Report, first: int = 1) -> bytes:
+    for line in lines:
+        if not line.HasField("time"):
+            line.time.FromMicroseconds(TIME_US)
+    attempt = report_pb2.AttemptReports(attempt=REF, first_sequence=first, reports=lines)
+    return report_pb2.ReportRequest(incarnation=7, attempts=[attempt]).SerializeToString()
+
+
+def read(*lines: report_pb2.Report) -> list[Report]:
+    return reports.batch("gpu-01", sent(*lines)).attempts[0].reports
+
+
+def progressed(**fields: float) -> report_pb2.Report:
+    return report_pb2.Report(progressed=report_pb2.Progressed(**{"step": 1, "total_steps": 2, **fields}))
+
+
+def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_time() -> None:
+    published = report_pb2.Published(
+        output_uri="file:///out",
+        manifest_digest="ab" * 32,
+        files=[report_pb2.Published.File(path="a/b", size_bytes=5, sha256="cd" * 32)],
+    )
+    lines = [
+        report_pb2.Report(started=report_pb2.Started(pid=5)),
+        report_pb2.Report(phase_changed=report_pb2.PhaseChanged(phase="TRAINING")),
+        progressed(
+            epoch=0.5,
+            loss=1.5,
+            learning_rate=1e-4,
+            grad_norm=2.0,
+            tokens_per_second=9.0,
+            gpu_memory_bytes=4.0,
+            remaining_seconds=2.5,
+        ),
+        report_pb2.Report(warned=report_pb2.Warned(reason="R", message="m")),
+        report_pb2.Report(failed=report_pb2.Failed(reason="R", message="m")),
+        report_pb2.Report(stopped=report_pb2.Stopped(reason="CANCELLED")),
+        report_pb2.Report(finished=report_pb2.Finished()),
+        report_pb2.Report(published=published),
+        report_pb2.Report(unreadable=report_pb2.Unreadable()),
+        report_pb2.Report(),
+    ]
+    progress = Progress(1, 2, 0.5, 1.5, 1e-4, 2.0, 9.0, 4.0, TIME_US + 2_500_000)
+    output = Output("file:///out", "ab" * 32, (OutputFile("a/b", 5, "cd" * 32),))
+    assert read(*lines) == [
+        Report(TIME_US, news.Started(3)),
+        Report(TIME_US, news.PhaseChanged(3, "TRAINING")),
+        Report(TIME_US, news.Progressed(3, progress)),
+        Report(TIME_US, news.Warned(3, "R", "m")),
+        Report(TIME_US, news.Failed(3, "R", "m")),
+        Report(TIME_US, news.Stopped(3, "CANCELLED")),
+        Report(TIME_US, news.Finished(3)),
+        Report(TIME_US, news.Published(3), output),
+        Report(TIME_US, None),
+        Report(TIME_US, None),
+    ]
+
+
+def test_every_kind_on_the_wire_is_known_here() -> None:
+    kinds = {field.name for field in report_pb2.Report.DESCRIPTOR.oneofs_by_name["news"].fields}
+    assert kinds == {*reports._NEWS, "progressed", "published", "unreadable"}
+
+
+def test_the_batch_names_its_attempts_and_where_their_reports_begin() -> None:
+    got = reports.batch("gpu-01", sent(progressed(), first=41))
+    assert (got.node, got.incarnation) == ("gpu-01", 7)
+    assert [(each.attempt, each.first_sequence) for each in got.attempts] == [(AttemptRef("01J", 3), 41)]
+
+
+@pytest.mark.parametrize(
+    "field", ["epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "gpu_memory_bytes"]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_makes_the_report_unreadable(field: str, value: float) -> None:
+    got = reports.batch("n", sent(progressed(**{field: value}), progressed()))
+    assert [report.news is None for report in got.attempts[0].reports] == [True, False]
+    assert reports.unusable(got) == 1
+
+
+def test_opposite_infinities_do_not_cancel_out() -> None:
+    assert read(progressed(loss=math.inf, epoch=-math.inf))[0].news is None
+
+
+@pytest.mark.parametrize("remaining", [-1.0, math.nan, math.inf, -math.inf, 1e300])
+def test_an_unknown_or_absurd_remaining_time_is_no_end_time(remaining: float) -> None:
+    (report,) = read(progressed(remaining_seconds=remaining))
+    assert isinstance(report.news, news.Progressed)
+    assert report.news.progress.estimated_end_time_us == 0
+
+
+@given(
+    seconds=st.integers(-(2**63), 2**63 - 1),
+    nanos=st.integers(-(2**31), 2**31 - 1),
+    step=st.integers(-(2**31), 2**31 - 1),
+    floats=st.lists(st.floats(), min_size=7, max_size=7),
+    text=st.text(st.characters(exclude_categories=["Cs"])),
+)
+def test_whatever_a_report_says_its_event_can_be_rendered(seconds, nanos, step, floats, text) -> None:
+    names = (
+        "epoch",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_second",
+        "gpu_memory_bytes",
+        "remaining_seconds",
+    )
+    lines = [
+        report_pb2.Report(
+            progressed=report_pb2.Progressed(step=step, total_steps=step, **dict(zip(names, floats, strict=True)))
+        ),
+        report_pb2.Report(failed=report_pb2.Failed(reason=text, message=text)),
+    ]
+    for line in lines:
+        line.time.seconds, line.time.nanos = seconds, nanos
+    for report in read(*lines):
+        assert timestamp(report.time_us)
+        said = report.news
+        progress = said.progress if isinstance(said, news.Progressed) else None
+        reason, message = (said.reason, said.message) if isinstance(said, news.Failed) else ("", "")
+        event = Event(
+            "01J", "p", "j", 1, EventType.PROGRESS, 1, report.time_us, State.RUNNING, "", reason, message, progress
+        )
+        assert "\0" not in reason + message
+        assert len(render(event).encode()) < 100_000
+
+
+def test_a_huge_message_is_cut_so_that_its_event_can_be_published() -> None:
+    (report,) = read(report_pb2.Report(failed=report_pb2.Failed(reason="R" * 9_999, message="\x01" * 250_000)))
+    assert isinstance(report.news, news.Failed)
+    assert len(report.news.reason) == bounds.MAX_WORD_CHARACTERS
+    assert len(report.news.message) == bounds.MAX_MESSAGE_CHARACTERS
+
+
+@pytest.mark.parametrize("first", [0, -1, 2**63 - 1])
+def test_sequences_count_from_one(first: int) -> None:
+    with pytest.raises(Malformed):
+        reports.batch("n", sent(progressed(), first=first))
+
+
+def test_reports_of_no_attempt_are_malformed() -> None:
+    lonely = report_pb2.AttemptReports(first_sequence=1, reports=[progressed()])
+    with pytest.raises(Malformed):
+        reports.batch("n", report_pb2.ReportRequest(attempts=[lonely]).SerializeToString())
+
+
+def test_five_hundred_reports_are_taken_and_one_more_is_not() -> None:
+    assert len(read(*[progressed()] * 500)) == 500
+    with pytest.raises(Malformed):
+        read(*[progressed()] * 501)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_batch_or_malformed(payload: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        assert reports.batch("gpu-01", payload).node == "gpu-01"
+
+
+marks = st.builds(
+    Watermark, st.builds(AttemptRef, st.just("01J"), st.integers(1, 9)), st.integers(0, 2**53), st.booleans()
+)
+
+
+@given(st.builds(ReportAnswer, st.sampled_from(Intake), st.lists(marks, max_size=3).map(tuple)))
+def test_the_answer_arrives_as_it_was_given(answer: ReportAnswer) -> None:
+    got = report_pb2.ReportReply.FromString(reports.answer(answer))
+    assert answer == ReportAnswer(
+        Intake(report_pb2.ReportReply.Outcome.Name(got.outcome)),
+        tuple(Watermark(AttemptRef(m.attempt.job_uid, m.attempt.number), m.applied, m.stale) for m in got.watermarks),
+    )

@@ -17,7 +17,7 @@ from tests.support.bad_requests import CANARIES, LOCAL, SEED, changed, seed_spec
 
 #: The same examples in every run: a test that may fail tomorrow says nothing today. TRAINPLANE_EXAMPLES hunts for more.
 _HUNT = int(os.environ.get("TRAINPLANE_EXAMPLES", "0"))
-THOROUGH = settings(max_examples=_HUNT or 60, deadline=None, derandomize=not _HUNT, database=None)
+THOROUGH = settings(max_examples=_HUNT or 40, deadline=None, derandomize=not _HUNT, database=None)
 
 RULES = Rules(default_output_uri="s3://bucket/out", default_log_uri="file:///logs", dev_mode=True)
 PATHS = [path for path, _ in walk(FIELDS)]
@@ -36,7 +36,7 @@ scalars = (
 )
 names = st.sampled_from([path.rpartition(".")[2] for path in PATHS]) | st.text(max_size=10)
 jsonlike = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5), max_leaves=30
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5), max_leaves=12
 )
 specs = st.dictionaries(names, jsonlike, max_size=8)
 

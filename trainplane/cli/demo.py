@@ -50,6 +50,7 @@ async def _told(folder: Path, hurry: asyncio.Event) -> Outcome:
     from trainplane.cli import display
     from trainplane.cli.up import tell
     from trainplane.demo.story import Story
+    from trainplane.up.programs import prepare
     from trainplane.up.settings import Ports, UpSettings
     from trainplane.up.stack import fresh, running
 
@@ -57,7 +58,7 @@ async def _told(folder: Path, hurry: asyncio.Event) -> Outcome:
     await asyncio.to_thread(fresh, data_dir, tell=tell)
     out.say("starting nats-server, the control plane, an agent and Envoy")
     settings = UpSettings(data_dir=data_dir, ports=Ports(http=0, grpc=0, nats=0))
-    async with running(settings, tell=tell, hurry=hurry) as everything:
+    async with running(settings, tell=tell, hurry=hurry, prepared=prepare) as everything:
         here = everything.addresses
         out.say(f"ready http={here.http} grpc={here.grpc} nats={here.nats}")
         with display.for_this_terminal() as screen:

@@ -18,6 +18,7 @@ from trainplane.cli.session import Exit
 if TYPE_CHECKING:
     from trainplane.up.record import Addresses
     from trainplane.up.settings import UpSettings
+    from trainplane.up.stack import Preparing
 
 DataDir = Annotated[
     Path | None,
@@ -56,10 +57,13 @@ def up(
         inventory=Inventory(gpus=gpus, cpus=cpus, memory_gb=memory_gb),
         dev=dev,
     )
-    raise typer.Exit(_run(settings, output=output))
+    from trainplane.up.programs import prepare
+
+    raise typer.Exit(run(settings, output=output, prepared=prepare))
 
 
-def _run(settings: UpSettings, *, output: Format) -> Exit:
+def run(settings: UpSettings, *, output: Format, prepared: Preparing) -> Exit:
+    """Be `trainplane up` with the programs that `prepared` makes; the exit status."""
     from trainplane.up.errors import UpError
     from trainplane.up.signals import Interrupted, until_signalled
     from trainplane.up.stack import running
@@ -68,7 +72,7 @@ def _run(settings: UpSettings, *, output: Format) -> Exit:
 
     async def work(hurry: asyncio.Event) -> None:
         nonlocal was_ready
-        async with running(settings, tell=tell, hurry=hurry) as everything:
+        async with running(settings, tell=tell, hurry=hurry, prepared=prepared) as everything:
             was_ready = True
             _say_ready(everything.addresses, settings, output=output)
             await everything.failed()

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from trainplane.up import leftovers, record
 from trainplane.up.holders import held_directory, held_port
 from trainplane.up.layout import Layout
-from trainplane.up.programs import AGENT_STOP, prepare
+from trainplane.up.programs import AGENT_STOP
 from trainplane.up.record import Addresses
 from trainplane.up.settings import HOST, Ports, UpSettings
 from trainplane.up.supervisor import Supervisor
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from trainplane.up.children import Program
 
 T = TypeVar("T")
+
+
+class Preparing(Protocol):
+    """Makes the programs, in the order of their start, and what they need; `ports` has no zeros."""
+
+    def __call__(self, settings: UpSettings, layout: Layout, ports: Ports) -> Sequence[Program]:
+        """See `trainplane.up.programs.prepare`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ async def running(
     *,
     tell: Callable[[str], None],
     hurry: asyncio.Event,
-    prepared: Callable[[UpSettings, Layout, Ports], Sequence[Program]] = prepare,
+    prepared: Preparing,
 ) -> AsyncIterator[Running]:
     """Start everything; ready when entered, ended when left, however it is left.
 

@@ -50,6 +50,8 @@ gen: $(STAMP)  ## write the generated code anew
 	$(BIN)/buf generate -o $(OUT)
 	@mkdir -p $(OUT)/gateway
 	$(BIN)/buf build --as-file-descriptor-set -o $(OUT)/gateway/trainplane.pb
+	@mkdir -p $(OUT)/docs
+	$(BIN)/python -m controlplane.domain.spec > $(OUT)/docs/spec.md
 
 bench: $(STAMP)  ## measure, and write bench/RESULTS.md
 	$(BIN)/python -m bench

@@ -59,36 +59,38 @@ def _peft_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filler(fields: tuple[Field, ...]) -> _Fill:
-    rows = tuple(_row(field) for field in fields)
+    """How an object is filled: one merge for the plain values, then whatever must be filled or copied in turn."""
+    plain = {field.name: field.default for field in fields if _is_plain(field) and field.default is not None}
+    deeper = tuple((field.name, _deeper(field)) for field in fields if not _is_plain(field))
 
     def fill(sent: dict[str, Any]) -> dict[str, Any]:
-        full = {}
-        get = sent.get
-        for name, default, deeper in rows:
-            value = get(name)
-            if deeper is not None:
-                value = deeper(value)
-            elif value is None:
-                value = default
+        full = {**plain, **sent}
+        for name, filled in deeper:
+            value = filled(full.get(name))
             if value is not None:
                 full[name] = value
+            elif name in full:
+                del full[name]
         return full
 
     return fill
 
 
-def _row(field: Field) -> tuple[str, Any, Callable[[Any], Any] | None]:
-    """(name, default, how a value that is not plain is filled or copied)."""
+def _is_plain(field: Field) -> bool:
+    return not field.repeated and field.kind not in {Kind.BLOCK, Kind.MAP, Kind.FREE}
+
+
+def _deeper(field: Field) -> Callable[[Any], Any]:
+    """What a value becomes that is no plain one; None: it stays away."""
     if field.kind is Kind.BLOCK:
         inner = _filler(field.fields)
         if field.repeated:
-            return field.name, None, lambda value: [inner(item) for item in value or ()]
-        return field.name, None, lambda value: inner(value or {}) or None
+            return lambda value: [inner(item) for item in value or ()]
+        return lambda value: inner(value or {}) or None
     if field.repeated:
-        return field.name, None, lambda value, default=field.default: list(value or default or ()) or None
-    if field.kind in {Kind.MAP, Kind.FREE}:
-        return field.name, None, lambda value: _copied(value or {}) or None
-    return field.name, field.default, None
+        default = field.default or ()
+        return lambda value: list(value or default) or None
+    return lambda value: _copied(value) or None
 
 
 def _copied(value: Any) -> Any:

@@ -75,7 +75,7 @@ class _Reading:
 
     def _object(self, value: dict[str, Any], path: str, depth: int) -> dict[str, Any]:
         kept = {}
-        for key, item in value.items():
+        for key, item in sorted(value.items()):
             at = f"{path}.{problem.step(key)}"
             if len(key) > 255 or TEMPLATE.problem(key, self._findings.rules):
                 self._findings.add(at, problem.MALFORMED, "the key must be a text of at most 255 characters")

@@ -10,11 +10,11 @@ import hmac
 import json
 from typing import Any
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def canonical(sent: dict[str, Any]) -> str:
-    """The JSON text of a checked spec's `sent`: the same text for the same spec."""
+    """The JSON text of a checked spec's `sent`, whose keys have one order: the same text for the same spec."""
     return _ENCODER.encode(sent)
 
 

@@ -142,7 +142,7 @@ def _map(field: Field) -> Checker:
             for wrong in (_wrong_key(field, key, findings), _wrong_item(field, item, findings)):
                 if wrong is not None:
                     findings.add(f"{path}.{problem.step(key)}", *wrong)
-        return dict(value) or None
+        return dict(sorted(value.items())) or None
 
     return check
 

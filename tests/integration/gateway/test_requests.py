@@ -299,6 +299,11 @@ async def test_a_page_that_rebinds_its_name_to_loopback_is_refused(gateway):
     assert_error(answer, 421, 7, "HOST_NOT_ALLOWED")
 
 
+@pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8080", "[::1]:8080", "LOCALHOST"])
+async def test_loopbacks_own_names_are_served_with_any_port(gateway, host):
+    assert (await call(gateway, "GET", "/nodes", headers={"host": host})).status == 200
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_a_page_of_another_site_may_not_change_anything(gateway, control_plane, site):
     calls = control_plane.seen.calls

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from agent import lock
+from agent import failpoints, lock
 from agent.journal import FileJournal
 from agent.launch import Launcher, child_environment
 from agent.link import Link, LinkSettings
@@ -61,14 +61,14 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
     inventory = settings.inventory()
     async with contextlib.AsyncExitStack() as stack:
         loops = Loops()
-        link_settings = LinkSettings(settings.nats, settings.node, settings.credentials)
+        link_settings = LinkSettings(settings.nats, settings.node, settings.credentials, settings.answer_timeout)
         link = Link(link_settings, woken=lambda: sync.wake())  # noqa: PLW0108  # made just below
         sync = SyncLoop(link, inventory=inventory, node=settings.node)
         stack.push_async_callback(link.close)
         reports = ReportSender(link)
         stack.callback(reports.close)
         logs = LogSender(link)
-        uploader = Uploader(child_environment())
+        uploader = Uploader({**child_environment(), **failpoints.inherited()})
         stack.push_async_callback(uploader.close)
         supervisor = Supervisor(
             Collaborators(
@@ -85,6 +85,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
             ),
             loops,
             changed=sync.changed,
+            deadline_grace=settings.deadline_grace,
         )
         stack.push_async_callback(loops.close)
         supervisor.recover()

@@ -8,7 +8,13 @@ from __future__ import annotations
 import os
 import signal
 
-_ARMED = frozenset(filter(None, os.environ.get("TRAINPLANE_FAILPOINT", "").split(",")))
+_VARIABLE = "TRAINPLANE_FAILPOINT"
+_ARMED = frozenset(filter(None, os.environ.get(_VARIABLE, "").split(",")))
+
+
+def inherited() -> dict[str, str]:
+    """What a child's environment needs so that its own failpoints are armed too."""
+    return {_VARIABLE: os.environ[_VARIABLE]} if _ARMED else {}
 
 
 def failpoint(name: str) -> None:

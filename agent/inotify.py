@@ -50,9 +50,9 @@ class Watches(Generic[Name]):
         if self._descriptor < 0:
             await asyncio.sleep(seconds)
             return set()
-        if not (names := self._drain()):
+        if not (names := self.pending()):
             await self._readable(seconds)
-            names = self._drain()
+            names = self.pending()
         return names
 
     def close(self) -> None:
@@ -72,9 +72,10 @@ class Watches(Generic[Name]):
         finally:
             loop.remove_reader(self._descriptor)
 
-    def _drain(self) -> set[Name]:
+    def pending(self) -> set[Name]:
+        """The names of what changed since the last call; does not wait."""
         names: set[Name] = set()
-        while True:
+        while self._descriptor >= 0:
             try:
                 data = os.read(self._descriptor, _BUFFER_BYTES)
             except BlockingIOError:
@@ -89,3 +90,4 @@ class Watches(Generic[Name]):
                     names.add(self._names[watch])
                 if mask & _IN_IGNORED:
                     self._names.pop(watch, None)
+        return names

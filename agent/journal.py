@@ -40,6 +40,7 @@ class Record:
     """
 
     nonce: bytes
+    boot_id: str = ""
     assignment: Assignment | None = None
     process: Process | None = None
     stop_reason: str = ""
@@ -65,8 +66,8 @@ class Journal(Protocol):
         """Where the attempt's files are."""
         ...
 
-    def create(self, key: AttemptKey, nonce: bytes) -> None:
-        """Make the directory, holding the claim's nonce. Durable."""
+    def create(self, key: AttemptKey, nonce: bytes, boot_id: str) -> None:
+        """Make the directory, holding the claim's nonce and the host's boot id of now. Durable."""
         ...
 
     def load(self, key: AttemptKey) -> Record:
@@ -74,11 +75,11 @@ class Journal(Protocol):
         ...
 
     def write_assignment(self, key: AttemptKey, assignment: Assignment) -> None:
-        """Note what to train. Not durable: after a power cut the claim is asked for again."""
+        """Note what to train. Not durable, only atomic: a power cut ends the attempt anyway."""
         ...
 
     def write_process(self, key: AttemptKey, process: Process) -> None:
-        """Note the trainer that was started. Durable."""
+        """Note the trainer that was started. Not durable, only atomic, as above."""
         ...
 
     def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
@@ -108,30 +109,35 @@ class FileJournal:
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "attempts"
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for leftover in self._root.glob(".*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for entry in self._root.iterdir():
+            # Half removed, or made without a claim: nothing was ever asked for it.
+            if entry.name.startswith(".") or not _read(entry / "claim.json"):
+                shutil.rmtree(entry, ignore_errors=True)
 
     def keys(self) -> list[AttemptKey]:
         """See Journal."""
-        found = (AttemptKey.parse(entry.name) for entry in self._root.iterdir())
-        return sorted(key for key in found if key is not None)
+        found = [key for entry in self._root.iterdir() if (key := AttemptKey.parse(entry.name))]
+        return sorted(found)
 
     def directory(self, key: AttemptKey) -> Path:
         """See Journal."""
         return self._root / str(key)
 
-    def create(self, key: AttemptKey, nonce: bytes) -> None:
+    def create(self, key: AttemptKey, nonce: bytes, boot_id: str) -> None:
         """See Journal."""
-        final, fresh = self.directory(key), self._root / f".new-{key}"
+        directory = self.directory(key)
         try:
-            fresh.mkdir(mode=0o700)
-            (fresh / "logs").mkdir()
-            _write(fresh / "claim.json", {"nonce": nonce.hex()}, durable=True)
-            fresh.rename(final)
-            _sync_directory(self._root)
+            directory.mkdir(mode=0o700)
+            (directory / "logs").mkdir()
+            # In place, with one fsync: it stands in the way of every start, and a torn claim is as good as none.
+            with (directory / "claim.json").open("wb") as stream:
+                stream.write(json.dumps({"nonce": nonce.hex(), "boot_id": boot_id}).encode())
+                stream.flush()
+                os.fsync(stream.fileno())
         except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise JournalError(final, error) from error
+            if not isinstance(error, FileExistsError):
+                shutil.rmtree(directory, ignore_errors=True)
+            raise JournalError(directory, error) from error
 
     def load(self, key: AttemptKey) -> Record:
         """See Journal."""
@@ -141,6 +147,7 @@ class FileJournal:
         stop = _read(directory / "stop.json") or {}
         return Record(
             nonce=bytes.fromhex(claim.get("nonce", "")),
+            boot_id=claim.get("boot_id", ""),
             assignment=_assignment(directory / "assignment.json"),
             process=None if process is None else Process(**process),
             stop_reason=stop.get("reason", ""),
@@ -158,7 +165,7 @@ class FileJournal:
 
     def write_process(self, key: AttemptKey, process: Process) -> None:
         """See Journal."""
-        self._put(self.directory(key) / "process.json", asdict(process))
+        self._put(self.directory(key) / "process.json", asdict(process), durable=False)
 
     def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
         """See Journal."""

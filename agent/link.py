@@ -7,6 +7,7 @@ timeout to who asked; the server's words reach only `error_cb`, and so the log.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from agent.run import AttemptKey
 
 _log = structlog.get_logger()
-_REQUEST_SECONDS = 5.0
-_REPORT_SECONDS = 15.0
 _LOG_OUTCOMES = log_pb2.LogReply.Outcome
 
 
@@ -39,6 +38,7 @@ class LinkSettings:
     url: str
     node: str
     credentials: Path | None = None
+    answer_timeout: timedelta = timedelta(seconds=5)
 
 
 class Link:
@@ -51,6 +51,7 @@ class Link:
 
     def __init__(self, settings: LinkSettings, *, woken: Callable[[], None]) -> None:
         self._settings = settings
+        self._timeout_seconds = settings.answer_timeout.total_seconds()
         self._woken = woken
         self._nats: Client | None = None
         self._incarnation = 0
@@ -125,7 +126,7 @@ class Link:
                 for part in batch
             ],
         )
-        reply = await self._ask(subjects.REPORT, request, report_pb2.ReportReply, _REPORT_SECONDS)
+        reply = await self._ask(subjects.REPORT, request, report_pb2.ReportReply)
         return convert.watermarks(reply)
 
     async def commit(self, key: AttemptKey, digest: str) -> ports.CommitAnswer:
@@ -148,12 +149,12 @@ class Link:
             return ports.LogAnswer(reply.size_bytes)
         return ports.LogAnswer(None, enough=reply.outcome == _LOG_OUTCOMES.ENOUGH)
 
-    async def _ask(self, kind: str, request: Any, answer: type[Any], seconds: float = _REQUEST_SECONDS) -> Any:
+    async def _ask(self, kind: str, request: Any, answer: type[Any]) -> Any:
         if self._nats is None or not self._nats.is_connected:
             raise ports.NoAnswerError("not connected")
         try:
             message = await self._nats.request(
-                subjects.request(kind, self._settings.node), request.SerializeToString(), timeout=seconds
+                subjects.request(kind, self._settings.node), request.SerializeToString(), timeout=self._timeout_seconds
             )
             return answer.FromString(message.data)
         except (nats.errors.Error, TimeoutError, DecodeError) as error:

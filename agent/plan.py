@@ -9,6 +9,7 @@ special.
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,8 @@ from agent.run import AttemptKey, Commit, Run, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
 
-#: The trainer ends itself at its deadline; the agent does it this much later, should the trainer hang.
-DEADLINE_GRACE_SECONDS = 30.0
 #: The kernel's `sysconf(SC_CLK_TCK)`, 100 on every Linux that runs Python.
 TICKS_PER_SECOND = 100
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -66,13 +66,14 @@ class Wanted:
     settled: frozenset[AttemptKey] = frozenset()
 
 
-def plan(wanted: Wanted, actual: Mapping[AttemptKey, Run], now: float) -> list[Action]:
+def plan(wanted: Wanted, actual: Mapping[AttemptKey, Run], now: float, *, deadline_grace: timedelta) -> list[Action]:
     """All that can be done now, at most one action a lane of an attempt.
 
     Args:
         wanted: the last reply's content.
         actual: the facts about every attempt on this node.
         now: seconds since the host's boot.
+        deadline_grace: the trainer ends itself at its deadline; the agent does it this much later, should it hang.
     """
     actions = [Action(Do.ADOPT, key) for key in wanted.claim if key not in actual and key not in wanted.stop]
     for key, run in actual.items():
@@ -83,27 +84,26 @@ def plan(wanted: Wanted, actual: Mapping[AttemptKey, Run], now: float) -> list[A
             actions.append(Action(Do.ASK, key))
         if run.ended:
             continue
-        step = _step(run, wanted.stop.get(key, ""), now)
+        overdue = now >= (_deadline(run) or math.inf) + deadline_grace.total_seconds()
+        step = _step(run, wanted.stop.get(key, ""), overdue=overdue)
         if step is not None:
             actions.append(step)
     return actions
 
 
-def next_deadline(actual: Mapping[AttemptKey, Run]) -> float | None:
+def next_deadline(actual: Mapping[AttemptKey, Run], *, deadline_grace: timedelta) -> float | None:
     """When time alone next changes the plan; None: never."""
     deadlines = [_deadline(run) for run in actual.values() if run.alive and not run.stop_reason]
-    return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    first = min((deadline for deadline in deadlines if deadline is not None), default=None)
+    return None if first is None else first + deadline_grace.total_seconds()
 
 
-def _step(run: Run, stop: str, now: float) -> Action | None:
+def _step(run: Run, stop: str, *, overdue: bool) -> Action | None:
     """The next step of the process' lane; None: wait for news."""
     if stop and not run.stop_reason and stoppable(run):
         return Action(Do.ORDER_STOP, run.key, stop)
     if run.alive and not run.stop_reason:
-        deadline = _deadline(run)
-        if deadline is not None and now >= deadline:
-            return Action(Do.ORDER_STOP, run.key, DEADLINE_EXCEEDED, own=True)
-        return None
+        return Action(Do.ORDER_STOP, run.key, DEADLINE_EXCEEDED, own=True) if overdue else None
     do = _next(run)
     return None if do is None else Action(do, run.key)
 
@@ -145,5 +145,4 @@ def stoppable(run: Run) -> bool:
 def _deadline(run: Run) -> float | None:
     if run.process is None or run.assignment is None or run.assignment.deadline_seconds is None:
         return None
-    start = run.process.start_ticks / TICKS_PER_SECOND
-    return start + run.assignment.deadline_seconds + DEADLINE_GRACE_SECONDS
+    return run.process.start_ticks / TICKS_PER_SECOND + run.assignment.deadline_seconds

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     grace: timedelta = timedelta(seconds=10)
     """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
 
+    deadline_grace: timedelta = timedelta(seconds=30)
+    """How long after its deadline a trainer that did not end itself is killed; not below what its last steps take."""
+
+    answer_timeout: timedelta = timedelta(seconds=5)
+    """How long the control plane may take to answer, its commit included, before it is asked again."""
+
     end_trainers_on_exit: bool = False
     """End all trainers when the agent is told to end. Otherwise they live on, and the next agent takes them back."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from agent import wording
+from agent import processes, wording
 from agent.failpoints import failpoint
 from agent.journal import JournalError, log_tail
 from agent.launch import LaunchRefusedError
@@ -102,7 +102,7 @@ class Steps:
 
     def adopt(self, key: AttemptKey) -> None:
         """Make the attempt's directory, with the claim's nonce."""
-        self._with.journal.create(key, secrets.token_bytes(16))
+        self._with.journal.create(key, secrets.token_bytes(16), processes.boot_id())
         failpoint("agent.after_nonce")
 
     def outcome(self, key: AttemptKey) -> Changes:

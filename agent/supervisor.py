@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from agent import processes
 from agent.journal import JournalError
 from agent.plan import INTERRUPTIBLE, Action, Do, Wanted, next_deadline, plan, stoppable
 from agent.ports import AttemptState
@@ -53,11 +54,13 @@ class Supervisor:
         collaborators: whom the steps work with.
         loops: creates the tasks.
         changed: called when a stage changed, so that the control plane hears of it soon.
+        deadline_grace: how long after its deadline a trainer that did not end itself is killed.
     """
 
     collaborators: Collaborators
     loops: Loops
     changed: Callable[[], None]
+    deadline_grace: timedelta
     not_ready_reason: str = ""
     _steps: Steps = field(init=False)
     _owned: dict[AttemptKey, _Owned] = field(init=False, default_factory=dict)
@@ -106,11 +109,11 @@ class Supervisor:
             self._news.clear()
             runs = {key: owned.run for key, owned in self._owned.items()}
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
-            for action in plan(self._wanted, runs, now):
+            for action in plan(self._wanted, runs, now, deadline_grace=self.deadline_grace):
                 self._dispatch(action)
             # A claim is taken up once; what is refused must not be asked for until it is wanted anew.
             self._wanted = replace(self._wanted, claim=())
-            deadline = next_deadline(runs)
+            deadline = next_deadline(runs, deadline_grace=self.deadline_grace)
             try:
                 await asyncio.wait_for(self._news.wait(), None if deadline is None else max(0.1, deadline - now))
             except TimeoutError:
@@ -128,19 +131,19 @@ class Supervisor:
     def _recovered(self, key: AttemptKey) -> Run:
         journal, runner = self.collaborators.journal, self.collaborators.runner
         record = journal.load(key)
-        process = record.process
-        if process is None and record.assignment is not None:
+        process, rebooted = record.process, record.boot_id != processes.boot_id()
+        if process is None and record.assignment is not None and not rebooted:
             process = runner.find(key)
             if process is not None:
                 journal.write_process(key, process)
         return Run(
             key=key,
             assignment=record.assignment,
-            started=process is not None or record.exit_status is not None or record.reported,
+            started=rebooted or process is not None or record.exit_status is not None or record.reported,
             process=process,
             alive=process is not None and runner.alive(process),
             exit_status=record.exit_status,
-            rebooted=process is not None and runner.rebooted(process),
+            rebooted=rebooted,
             last_kind=record.last_kind,
             stop_reason=record.stop_reason,
             own_stop=record.own_stop,

@@ -75,10 +75,6 @@ class LocalRunner:
         """See Runner."""
         return processes.lives(process)
 
-    def rebooted(self, process: Process) -> bool:
-        """See Runner."""
-        return process.boot_id != processes.boot_id()
-
     async def gone(self, process: Process) -> None:
         """See Runner."""
         await processes.gone(process)

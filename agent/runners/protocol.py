@@ -61,10 +61,6 @@ class Runner(Protocol):
         """Whether this very process, and not a later one of its number, still runs."""
         ...
 
-    def rebooted(self, process: Process) -> bool:
-        """Whether the process ended because its host did."""
-        ...
-
     async def gone(self, process: Process) -> None:
         """Wait until the trainer has ended, however it was started. Can be cancelled without effect."""
         ...

@@ -29,7 +29,7 @@ def binaries() -> Path | None:
     """Where `initdb` and `postgres` are: on PATH, or where Debian puts them (newest first)."""
     found = shutil.which("initdb")
     if found:
-        return Path(found).parent
+        return Path(found).resolve().parent
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
     return debian[-1].parent if debian else None
 
@@ -94,15 +94,22 @@ class Postgres:
         self.process.wait(START_SECONDS)
         self.process = None
 
-    async def create(self, *, template: str = "template0") -> str:
+    def create(self, *, template: str = "template0") -> str:
         """Makes a database of its own; answers its name."""
         name = f"test_{next(self._numbers)}"
+        asyncio.run(self._execute(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        return name
+
+    def drop(self, name: str) -> None:
+        """Removes a database that `create` made, whoever is connected."""
+        asyncio.run(self._execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+    async def _execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.url("postgres"))
         try:
-            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            await connection.execute(statement)
         finally:
             await connection.close()
-        return name
 
     @property
     def _data(self) -> Path:
@@ -125,15 +132,8 @@ class Postgres:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _accepts(self) -> bool:
-        async def connects() -> bool:
-            try:
-                connection = await asyncpg.connect(self.url("postgres"), timeout=1)
-            except (OSError, asyncpg.PostgresError):
-                return False
-            await connection.close()
-            return True
-
-        return asyncio.run(connects())
+        asked = [str(self._bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(asked, check=False).returncode == 0
 
 
 @contextlib.contextmanager
@@ -146,8 +146,10 @@ def running(*, fsync: bool = False) -> Iterator[Postgres]:
         pytest.skip(
             "NOT TESTED: PostgreSQL (initdb, postgres) is not installed; sh tests/support/install_system_packages.sh"
         )
-    # Not in pytest's own directory: only its owner may enter that, and the server runs as another user.
-    directory = Path(tempfile.mkdtemp(prefix="trainplane-postgres-"))
+    # Not in pytest's own directory: only its owner may enter that, and the server runs as another user. In memory where
+    # that can be: a database is 300 files.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    directory = Path(tempfile.mkdtemp(prefix="trainplane-postgres-", dir=memory))
     server = Postgres(directory, fsync=fsync)
     try:
         server.make()

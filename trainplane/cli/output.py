@@ -82,16 +82,21 @@ def say_aside(line: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns; on a terminal they wrap to its width, elsewhere a row is always one line."""
+    if not sys.stdout.isatty():
+        lines = [tuple(columns), *(tuple(visible(cell).replace("\n", " ") for cell in row) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            say("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 10_000
-    Console(file=sys.stdout, width=width, highlight=False, emoji=False, markup=False).print(table)
+    Console(highlight=False, emoji=False, markup=False).print(table)
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:

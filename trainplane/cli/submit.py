@@ -65,7 +65,8 @@ async def _say_how_it_stands(client: Client, job: Job) -> None:
         await explain_waiting(client, job, out.say)
     else:
         out.say(" ".join(part for part in ("now", out.state_name(job), out.explanation(job)) if part))
-    out.say(f"watch it with: trainplane watch {job.job_id}")
+    if not job.end_time.seconds:
+        out.say(f"watch it with: trainplane watch {job.job_id}")
 
 
 def validate(file: RequestFile, output: Output = Format.TEXT) -> None:

@@ -36,6 +36,8 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _SETTLED_SECONDS = 30.0
 _PROBE_SECONDS = 0.1
 _LAST_LINES = 12
+#: A longer log is put aside, as `.log.1`, when the child is started.
+_LONGEST_LOG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Child:
         self._spawned = spawned
         self._process: subprocess.Popen[bytes] | None = None
         self._exited: asyncio.Future[int] | None = None
+        self._log_start = 0
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
@@ -162,7 +165,10 @@ class Child:
     def _spawn(self) -> asyncio.Future[int]:
         program = self.program
         program.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if program.log.exists() and program.log.stat().st_size > _LONGEST_LOG_BYTES:
+            program.log.replace(program.log.with_suffix(".log.1"))
         with program.log.open("ab") as log:
+            self._log_start = log.tell()
             try:
                 process = subprocess.Popen(
                     program.argv,
@@ -195,7 +201,7 @@ class Child:
 
     def _last_lines(self) -> str:
         with self.program.log.open("rb") as file:
-            file.seek(max(0, self.program.log.stat().st_size - 4096))
+            file.seek(max(self._log_start, self.program.log.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").splitlines()
         return "\n".join(f"  {self.program.name}: {line}" for line in lines[-_LAST_LINES:])
 

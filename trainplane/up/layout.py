@@ -69,6 +69,11 @@ class Layout:
         return self.data_dir / "controlplane"
 
     @property
+    def outputs(self) -> Path:
+        """Where jobs publish that name no `artifacts.output_uri`, each in a folder of its own."""
+        return self.data_dir / "outputs"
+
+    @property
     def agent(self) -> Path:
         """The local agent's journal and attempts."""
         return self.data_dir / "agent"

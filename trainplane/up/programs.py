@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainplane.up.settings import Ports, UpSettings
     from trainplane.wire.credentials import Installation
 
+_DEFAULT_OUTPUT = "TRAINPLANE_CONTROLPLANE_DEFAULT_OUTPUT_URI"
 #: An agent ends its trainers first: SIGTERM, ten seconds, SIGKILL, and the check that they are gone.
 AGENT_STOP = timedelta(seconds=25)
 
@@ -103,14 +104,18 @@ def _control_plane(settings: UpSettings, layout: Layout, ports: Ports) -> Progra
         "--database": f"sqlite:///{layout.database}",
         "--data-dir": str(layout.control_plane),
         "--master-key": str(layout.master_key),
-        "--allow-private": "loopback",
     }
+    switches = ["--allow-loopback", "--ready-with-node", *(["--dev"] if settings.dev else [])]
     return Program(
         name="controlplane",
-        argv=(_program("trainplane-controlplane"), *_flat(options), *(["--dev"] if settings.dev else [])),
+        argv=(_program("trainplane-controlplane"), *_flat(options), *switches),
         log=layout.log("controlplane"),
         is_ready=functools.partial(readiness.grpc_serves, f"{HOST}:{ports.grpc}"),
-        environment={MARKER: str(layout.data_dir)},
+        # On one machine a job needs no output_uri; who sets the variable decides otherwise.
+        environment={
+            _DEFAULT_OUTPUT: os.environ.get(_DEFAULT_OUTPUT, layout.outputs.as_uri()),
+            MARKER: str(layout.data_dir),
+        },
         stop_within=timedelta(seconds=15),
     )
 

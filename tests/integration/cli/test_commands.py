@@ -78,7 +78,7 @@ def request_file(tmp_path):
 
 
 async def test_submit_says_the_job_and_how_to_watch_it(service, cli, request_file):
-    service.add_story("j")
+    service.add("j", Job.STARTING)
     result = await cli("submit", str(request_file))
     assert result.code == 0
     assert "j accepted" in result.out

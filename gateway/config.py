@@ -13,17 +13,15 @@ The way of a request through the filters, downwards; answers go upwards:
 from __future__ import annotations
 
 import base64
-import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from gateway.clusters import BUFFER_BYTES, HEALTH_SERVICES, address, checked_name, clusters
 from gateway.descriptors import bindings, public_descriptors, service_names
 from gateway.errors import local_reply_config
 from gateway.routes import (
     HEADER_MUTATION,
     NO_TUNNEL,
-    STREAM_CLUSTER,
     TRANSCODER,
-    UNARY_CLUSTER,
     WRONG_HOST,
     refuse,
     routes,
@@ -34,14 +32,8 @@ if TYPE_CHECKING:
 
     from gateway.settings import Settings
 
-# The control plane's names in grpc.health.v1 for what the two paths ask.
-HEALTH_SERVICES = {"/healthz": "", "/readyz": "readiness"}
 # A unary answer as JSON. Pages are bounded to 1 MiB of protobuf by the control plane; JSON may be six times that.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-# What a slow reader can pile up here before the control plane is told to wait.
-_BUFFER_BYTES = 256 * 1024
-_STREAM_WINDOW_BYTES = 64 * 1024
-_STREAMS_PER_CONNECTION = 100
 _EXT = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_EXT}.filters.http"
 
@@ -61,11 +53,7 @@ def envoy_config(settings: Settings, descriptor_set: bytes) -> dict[str, Any]:
         "node": {"id": "trainplane-gateway", "cluster": "trainplane"},
         "static_resources": {
             "listeners": [_listener(settings, descriptors)],
-            "clusters": [
-                _cluster(UNARY_CLUSTER, settings),
-                _cluster(STREAM_CLUSTER, settings),
-                *(_checked_cluster(path, settings) for path in HEALTH_SERVICES),
-            ],
+            "clusters": clusters(settings),
         },
         "overload_manager": {
             "resource_monitors": [
@@ -92,10 +80,10 @@ def envoy_config(settings: Settings, descriptor_set: bytes) -> dict[str, Any]:
 def _listener(settings: Settings, descriptors: descriptor_pb2.FileDescriptorSet) -> dict[str, Any]:
     return {
         "name": "http",
-        "address": _address(settings.http_host, settings.http_port),
+        "address": address(settings.http_host, settings.http_port),
         # A second gateway on the same port shall fail, not take half of the connections.
         "enable_reuse_port": False,
-        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [{"filters": [_connection_manager(settings, descriptors)]}],
     }
 
@@ -216,64 +204,8 @@ def _health_check(path: str) -> dict[str, Any]:
         f"{_HTTP}.health_check.v3.HealthCheck",
         pass_through_mode=False,
         headers=[match_path, match_method],
-        cluster_min_healthy_percentages={_checked_name(path): {"value": 1}},
+        cluster_min_healthy_percentages={checked_name(path): {"value": 1}},
     )
-
-
-def _checked_name(path: str) -> str:
-    return f"controlplane{path.replace('/', '_')}"
-
-
-def _cluster(name: str, settings: Settings) -> dict[str, Any]:
-    """Render a way to the control plane.
-
-    Streams have their own: their slow readers hold windows of a connection, which must never starve a unary call.
-    That is why streams times their window stay below the connection's window.
-    """
-    host, port = settings.control_plane
-    endpoint = {"endpoint": {"address": _address(host, port)}}
-    limits = {"max_connections": 1024, "max_pending_requests": 16_384, "max_requests": 100_000, "max_retries": 64}
-    http2 = {
-        "max_concurrent_streams": _STREAMS_PER_CONNECTION,
-        "initial_stream_window_size": _STREAM_WINDOW_BYTES if name == STREAM_CLUSTER else 1024 * 1024,
-        "initial_connection_window_size": 2 * _STREAMS_PER_CONNECTION * _STREAM_WINDOW_BYTES,
-    }
-    options = {
-        "@type": f"{_EXT}.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": http2},
-    }
-    return {
-        "name": name,
-        "type": "STATIC" if _is_ip(host) else "STRICT_DNS",
-        "connect_timeout": "2s",
-        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
-        "circuit_breakers": {"thresholds": [limits]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
-        # Half-open connections are found by TCP: gRPC servers answer HTTP/2 pings more often than every five minutes
-        # with a GOAWAY.
-        "upstream_connection_options": {
-            "tcp_keepalive": {"keepalive_time": 30, "keepalive_interval": 5, "keepalive_probes": 3}
-        },
-    }
-
-
-def _checked_cluster(path: str, settings: Settings) -> dict[str, Any]:
-    """Render a way to the control plane that only asks for its health, twice a second.
-
-    Traffic does not depend on it: a control plane that comes back is used by the next request.
-    """
-    interval = "0.5s"
-    check = {
-        "timeout": "1s",
-        "interval": interval,
-        "no_traffic_interval": interval,
-        "no_traffic_healthy_interval": interval,
-        "unhealthy_threshold": 1,
-        "healthy_threshold": 1,
-        "grpc_health_check": {"service_name": HEALTH_SERVICES[path]},
-    }
-    return {**_cluster(_checked_name(path), settings), "health_checks": [check]}
 
 
 def _access_log() -> dict[str, Any]:
@@ -298,20 +230,8 @@ def _access_log() -> dict[str, Any]:
 
 
 def _admin_address(admin: str) -> dict[str, Any]:
-    return {"pipe": {"path": admin, "mode": 0o600}} if admin.startswith("/") else _address("127.0.0.1", int(admin))
-
-
-def _address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
+    return {"pipe": {"path": admin, "mode": 0o600}} if admin.startswith("/") else address("127.0.0.1", int(admin))
 
 
 def _extension(extension_name: str, type_url: str, /, **config: Any) -> dict[str, Any]:
     return {"name": extension_name, "typed_config": {"@type": type_url, **config}}
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -12,15 +12,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from gateway import errors
+from gateway.clusters import HEALTH_SERVICES, STREAM_CLUSTER, UNARY_CLUSTER
 
 if TYPE_CHECKING:
     from gateway.descriptors import Binding
 
-UNARY_CLUSTER = "controlplane"
-STREAM_CLUSTER = "controlplane_streams"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 HEADER_MUTATION = "envoy.filters.http.header_mutation"
-HEALTH_PATHS = ("/healthz", "/readyz")
 # A stream keeps silent for at most 30 s; four times that is a broken one.
 STREAM_IDLE = timedelta(seconds=120)
 # Retries only what the control plane cannot have seen: a submit is never sent twice by the gateway.
@@ -84,7 +82,7 @@ def routes(bindings: tuple[Binding, ...], *, timeout: timedelta) -> list[dict[st
     rendered = [refuse({"prefix": "/", "headers": [grpc]}, _NO_GRPC)]
     for binding in bindings:
         rendered += _group(binding, timeout)
-    methods: dict[str, list[str]] = {path: ["GET", "HEAD"] for path in HEALTH_PATHS}
+    methods: dict[str, list[str]] = {path: ["GET", "HEAD"] for path in HEALTH_SERVICES}
     for binding in bindings:
         methods.setdefault(binding.template, []).append(binding.method)
     rendered += [_wrong_method(template, allowed) for template, allowed in sorted(methods.items())]

@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     given = options.parse_args(arguments)
     # Read by libraries when they are imported, below. OpenMP's threads are to sleep at barriers, not to spin: the
     # demo's other processes want the cores too.
-    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     probe = json.loads(given.probe.read_text())
     model, tokenizer = load(given.model, adapter_dir=given.adapter)

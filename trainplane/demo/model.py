@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m trainplane.demo.model OUT_DIR\n")
         return 2
     # Read by transformers when it is imported, later.
-    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error")
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error")
     start = time.monotonic()
 
     def say(line: str) -> None:

@@ -24,9 +24,17 @@ def post(stack, spec):
 
 
 async def until(stack, job_id, *states):
-    return await eventually(
-        lambda: (j := stack.http("GET", f"/train/{job_id}")[1])["state"] in states and j, deadline_seconds=40
-    )
+    """The job once it is in one of these states; another final one fails at once, saying why."""
+
+    def there():
+        job = stack.http("GET", f"/train/{job_id}")[1]
+        if job["state"] in states:
+            return job
+        if job["state"] in {"SUCCEEDED", "FAILED", "CANCELLED"}:
+            pytest.fail(f"{job_id} is {job['state']}: {job['reason']} {job['message']}")
+        return None
+
+    return await eventually(there, deadline_seconds=40)
 
 
 async def watched(stack, job_id, after=0):

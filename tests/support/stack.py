@@ -199,8 +199,8 @@ def mock_spec(job_id: str, output: Path, **options: Any) -> dict[str, Any]:
         "job_id": job_id,
         "backend": "mock",
         "backend_options": options,
-        "base_model": {"provider": "local", "model_name": "/nonexistent/model"},
+        "base_model": {"provider": "local", "model_name": str(ROOT / "examples" / "demo")},
         "customization": {"method": "lora"},
-        "datasets": [{"source": "file:///nonexistent/train.jsonl"}],
+        "datasets": [{"source": f"file://{ROOT}/examples/demo/train.jsonl"}],
         "artifacts": {"output_uri": f"file://{output}/"},
     }

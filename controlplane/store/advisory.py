@@ -47,13 +47,16 @@ class AdvisoryLock:
         self._connection: AsyncConnection | None = None
         self._driver: asyncpg.Connection | None = None
         self._taking = asyncio.Lock()
+        self._closed = False
 
     async def ensure(self) -> None:
         """Costs nothing while the lock is held.
 
         Raises:
-            StoreUnavailable: another control plane took the lock when this one had lost it.
+            StoreUnavailable: another control plane took the lock when this one had lost it; or this one was closed.
         """
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         if self._held():
             return
         async with self._taking:
@@ -78,6 +81,10 @@ class AdvisoryLock:
             who = "another session" if holder is None else f"{holder[1]} at {holder[2]} (server process {holder[0]})"
             raise StoreHeld(f"the database is in use by {who}")
         self._driver = (await connection.get_raw_connection()).driver_connection
+
+    def refuse(self) -> None:
+        """From now on `ensure` refuses: the store is being closed."""
+        self._closed = True
 
     async def release(self) -> None:
         """Closes the connection, and with it lets go."""

@@ -54,6 +54,9 @@ class PostgresStore:
 
     def __init__(self, url: URL, options: PostgresOptions) -> None:
         self._tries = options.tries
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._engine = create_async_engine(
             url,
             connect_args=_connect_args(options),
@@ -83,7 +86,7 @@ class PostgresStore:
             undo.push_async_callback(store.close)
             with unreachable():
                 await store._lock.take()
-            async with _connected(store._engine) as connection:
+            async with store._connected(store._engine) as connection:
                 await connection.run_sync(schema.upgrade)
                 await connection.commit()
             undo.pop_all()
@@ -104,7 +107,7 @@ class PostgresStore:
     async def _write_once(self, work: Callable[[Transaction], T]) -> T:
         with unreachable():
             await self._lock.ensure()
-        async with _connected(self._engine) as connection:
+        async with self._connected(self._engine) as connection:
             value = await connection.run_sync(lambda sync: work(SqlTransaction(sync, locking=True)))
             try:
                 await connection.commit()
@@ -114,25 +117,33 @@ class PostgresStore:
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Runs `work` in a snapshot."""
-        async with _connected(self._snapshots) as connection:
+        async with self._connected(self._snapshots) as connection:
             return await connection.run_sync(lambda sync: work(SqlTransaction(sync, locking=False)))
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless a trivial read works."""
-        async with _connected(self._snapshots) as connection:
+        async with self._connected(self._snapshots) as connection:
             await connection.execute(_PING)
 
     async def close(self) -> None:
-        """Closes every connection, and with the last of them the lock goes."""
+        """Waits for what runs and closes every connection; with the last of them the lock goes."""
+        self._lock.refuse()
+        await self._idle.wait()
         await self._engine.dispose()
         await self._lock.release()
 
-
-@contextlib.asynccontextmanager
-async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    with unreachable():
-        async with engine.connect() as connection:
-            yield connection
+    @contextlib.asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            with unreachable():
+                async with engine.connect() as connection:
+                    yield connection
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
 
 def _connect_args(options: PostgresOptions) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _BEFORE = select(
 _SET_PENDING = (
     update(tables.jobs)
     .where(_j.uid == bindparam("of_uid"), _j.state == literal_column("'QUEUED'"))
-    .values(pending_reason=bindparam("reason"))
+    .values(pending_reason=bindparam("why"))
 )
 
 
@@ -82,4 +82,4 @@ class Queue(Bound):
     def set_pending(self, reasons: Mapping[str, str]) -> None:
         """Writes uid -> pending reason, where still QUEUED."""
         if reasons:
-            self._run(_SET_PENDING, [{"of_uid": uid, "reason": reasons[uid]} for uid in sorted(reasons)])
+            self._run(_SET_PENDING, [{"of_uid": uid, "why": reasons[uid]} for uid in sorted(reasons)])

@@ -25,10 +25,12 @@ def upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    steps = ScriptDirectory.from_config(config)
+    known = {script.revision for script in steps.walk_revisions()}
     current = set(MigrationContext.configure(connection).get_current_heads())
     if not current <= known:
         raise SchemaUnknown(
             f"the database is at {', '.join(sorted(current - known))}, which this version does not know"
         )
-    command.upgrade(config, "head")
+    if current != set(steps.get_heads()):
+        command.upgrade(config, "head")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
+from controlplane.engine.ports import StoreUnavailable
 from controlplane.store import schema
 from controlplane.store.faults import refusals
 from controlplane.store.group_commit import CommitOn, GroupCommit
@@ -66,12 +67,14 @@ class SqliteStore:
             StoreUnavailable: it cannot be opened, or is no database.
         """
         with refusals(), contextlib.ExitStack() as opened:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path)
             opened.callback(FileLock.taken(path.with_name(path.name + ".lock")).release)
             writer = opened.enter_context(_connected(path, options, begin="BEGIN IMMEDIATE"))
             with writer.begin():
                 schema.upgrade(writer)
             reader = opened.enter_context(_connected(path, options, begin="BEGIN"))
+            with reader.begin():
+                reader.exec_driver_sql("PRAGMA query_only = ON")
             return cls(writer, reader, commit_on=options.commit_on, opened=opened.pop_all())
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
@@ -92,6 +95,19 @@ class SqliteStore:
         """Answers what is queued, then closes the file and its lock."""
         await self._commits.close()
         self._opened.close()
+
+
+def _make(path: Path) -> None:
+    """Makes an empty file for our own eyes; SQLite gives its other files the same mode.
+
+    Raises:
+        StoreUnavailable: the directory cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be opened: {error.strerror}") from error
 
 
 _PING = text("SELECT count(*) FROM installation")

@@ -87,6 +87,15 @@ def _driver_of(connection: Connection) -> sqlite3.Connection:
     return driver
 
 
+def _refusal_behind(error: BaseException | None) -> StoreUnavailable | None:
+    while error is not None:
+        refused = refusal(error)
+        if refused is not None:
+            return refused
+        error = error.__context__
+    return None
+
+
 class GroupCommit:
     """Runs works over one connection, on the event loop's thread."""
 
@@ -170,10 +179,12 @@ class GroupCommit:
                 ticket.value = ticket.work(self._transaction)
             if ticket.error is None:
                 continue
-            refused = refusal(ticket.error)
+            # SQLite may have rolled all of it back by itself, as on a full disk; then the savepoint is gone, and the
+            # error of going back to it hides the one that tells.
+            refused = _refusal_behind(ticket.error)
             if refused is not None:
                 raise refused from ticket.error
-            if not self._driver.in_transaction:  # SQLite may roll all of it back by itself, as on a full disk
+            if not self._driver.in_transaction:
                 raise StoreUnavailable("the database gave the transaction up") from ticket.error
 
     def _commit(self, tickets: list[_Ticket[Any]]) -> None:

@@ -96,6 +96,14 @@ class Settings(BaseSettings):
             raise ValueError("must not hold a user or password; use nats_credentials")
         return url
 
+    @field_validator("sync_interval", "node_grace", mode="before")
+    @classmethod
+    def _takes_seconds(cls, duration: object) -> object:
+        try:
+            return float(duration) if isinstance(duration, str) else duration
+        except ValueError:
+            return duration  # ISO 8601, which pydantic reads
+
     @field_validator("data_dir", "nats_credentials", "master_key", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:

@@ -141,6 +141,8 @@ async def _connect(client: Client, connection: Connection, address: NatsAddress)
                 reconnected_cb=connection._note_back,  # noqa: SLF001
                 closed_cb=connection._note_closed,  # noqa: SLF001
             )
+            while not client.is_connected:  # it takes one that is closed at once for made, and goes on trying
+                await asyncio.sleep(RECONNECT_WAIT_SECONDS)
     except (TimeoutError, nats.errors.Error, OSError) as error:
         raise BusUnavailable(
             f"no connection to NATS at {address.url.rpartition('@')[2]}: {client.last_error!r}"

@@ -63,8 +63,10 @@ class _Reading:
 
     def answer(self) -> ReportAnswer:
         node = self._changes.tx.node(self._batch.node)
-        if node is None or self._batch.incarnation < node.incarnation:
-            return ReportAnswer(Outcome.SUPERSEDED if node is not None else Outcome.NOT_NOW)
+        if node is None or not self._batch.incarnation:
+            return ReportAnswer(Outcome.NOT_NOW)  # its first sync has not been answered yet
+        if self._batch.incarnation < node.incarnation:
+            return ReportAnswer(Outcome.SUPERSEDED)
         for rows in self._batch.attempts:
             if rows.attempt in self._nodes and rows.attempt.job_uid in self._jobs:
                 self._take(rows)

@@ -29,6 +29,8 @@ GRACE_SECONDS = 5.0
 _OPTIONS = [
     # The parser wants 256 KiB; a message far above is refused before it is read.
     ("grpc.max_receive_message_length", 1024 * 1024),
+    # What the gateway lets through: 8 KiB of a client's headers, and its own.
+    ("grpc.max_metadata_size", 16 * 1024),
     # A port that another process holds is an error, not a share of its calls.
     ("grpc.so_reuseport", 0),
     # Dead watchers are found out within a minute.

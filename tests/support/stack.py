@@ -39,6 +39,7 @@ class Part:
 
     argv: list[str]
     log: Path
+    environment: dict[str, str]
     ready: str
     """How the line on its stdout, or in its log, begins or contains, that says that it serves."""
     process: subprocess.Popen[bytes] | None = None
@@ -50,7 +51,12 @@ class Part:
         start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as stderr, out.open("wb") as stdout:
             self.process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment()
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=ROOT,
+                env=environment() | self.environment,
             )
         end = time.monotonic() + deadline_seconds
         while time.monotonic() < end:
@@ -91,6 +97,8 @@ class Stack:
     gateway: Part | None = None
     agents: dict[str, Part] = field(default_factory=dict)
     grpc_port: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+    """Further settings of the control plane."""
 
     def start(self, *, gateway: bool = True) -> None:
         """Starts NATS, the control plane and, unless told not to, Envoy; agents join by `join`."""
@@ -102,7 +110,9 @@ class Stack:
             data_dir = self.directory / "gateway"
             data_dir.mkdir()
             argv = [sys.executable, "-m", "gateway", "--http-port", "0", "--upstream", self.address]
-            self.gateway = Part([*argv, "--data-dir", str(data_dir)], self.directory / "gateway.log", "gateway http=")
+            self.gateway = Part(
+                [*argv, "--data-dir", str(data_dir)], self.directory / "gateway.log", {}, "gateway http="
+            )
             self.gateway.start()
 
     def start_controlplane(self) -> None:
@@ -111,7 +121,10 @@ class Stack:
         argv = [sys.executable, "-m", "controlplane", "--grpc-port", str(self.grpc_port), "--nats", self.natsd.url]
         argv += ["--nats-credentials", str(credentials), "--data-dir", str(self.directory / "controlplane")]
         self.controlplane = Part(
-            [*argv, "--dev", "--allow-loopback", *self.flags], self.directory / "controlplane.log", "ready grpc="
+            [*argv, "--dev", "--allow-loopback", *self.flags],
+            self.directory / "controlplane.log",
+            self.environment,
+            "ready grpc=",
         )
         self.controlplane.start()
         self.grpc_port = int(self.controlplane.line.rsplit(":", 1)[1])
@@ -131,7 +144,7 @@ class Stack:
             str(credentials),
         ]
         argv += ["--data-dir", str(self.directory / name), *flags]
-        part = self.agents[name] = Part(argv, self.directory / f"{name}.log", "agent ready")
+        part = self.agents[name] = Part(argv, self.directory / f"{name}.log", {}, "agent ready")
         part.start()
         return part
 

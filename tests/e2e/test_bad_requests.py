@@ -1,0 +1,51 @@
+"""quality.md's bad requests at both doors: 4xx in the one shape, nothing stored, nothing leaked."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+import pytest
+from google.api.httpbody_pb2 import HttpBody
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from tests.support import bad_requests
+from tests.support.stack import stubs
+from trainplane.v1 import job_service_pb2 as service
+
+CASES = (*bad_requests.BAD_BODIES, *bad_requests.BAD_SPECS)
+HTTP = {"INVALID_ARGUMENT": 400}
+
+
+async def count(address) -> int:
+    async with stubs(address) as (jobs, _):
+        return len((await jobs.ListJobs(service.ListJobsRequest(page_size=500))).jobs)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_over_grpc_it_is_refused_in_words(stack, case):
+    before = await count(stack.address)
+    async with stubs(stack.address) as (jobs, _):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await jobs.SubmitTraining(HttpBody(content_type="application/json", data=case.body))
+    assert refused.value.code().name == case.code
+    status = rpc_status.from_call(refused.value)
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in status.details)
+    found = {(v.field, v.reason) for v in bad.field_violations}
+    assert found == set(case.expected)
+    assert not [canary for canary in bad_requests.CANARIES if canary in str(status)]
+    assert await count(stack.address) == before
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_over_http_it_is_refused_in_the_same_words(stack, case):
+    before = await count(stack.address)
+    status, error = stack.http("POST", "/train", case.body)
+    assert status == (413 if len(case.body) > 256 * 1024 else HTTP[case.code]), error
+    assert set(error) == {"code", "message", "details"}
+    assert any(detail["@type"].endswith("ErrorInfo") for detail in error["details"])
+    shown = json.dumps(error)
+    assert not [canary for canary in ("Traceback", *bad_requests.CANARIES) if canary in shown]
+    assert await count(stack.address) == before

@@ -7,6 +7,7 @@ judges what it is told: a gap in the reports, a second grant or a foreign nonce 
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ class Job:
     """One attempt that the fake wants run."""
 
     assignment: dict[str, Any]
-    secrets: dict[str, str] = field(default_factory=dict)
+    sealed: dict[str, str] = field(default_factory=dict)
     nonce: bytes = b""
     stop: str = ""
     settled: bool = False
@@ -39,6 +40,10 @@ class Job:
     log: bytearray = field(default_factory=bytearray)
     stages: list[str] = field(default_factory=list)
     pids: set[int] = field(default_factory=set)
+
+    @property
+    def key(self) -> Key:
+        return self.assignment["uid"], self.assignment["attempt"]
 
     def kinds(self) -> list[str]:
         """What was reported, in order, by the names of the protocol."""
@@ -97,8 +102,10 @@ class FakeControlPlane:
             await self.client.subscribe(subjects.requests(kind), cb=self._answering(kind, answer))
         await self.client.flush()
 
-    async def assign(self, spec: dict[str, Any], *, uid: str = "01JOB", attempt: int = 1, **more: Any) -> Job:
+    async def assign(self, spec: dict[str, Any], *, uid: str = "", attempt: int = 1, **more: Any) -> Job:
         """Want a job to be run, and wake the node."""
+        # Never the same twice: agents of other tests on this host go by it when they kill.
+        uid = f"{uid or 'JOB'}-{secrets.token_hex(5)}"
         document = {
             "uid": uid,
             "job_id": more.pop("job_id", f"job-{uid}"),
@@ -184,7 +191,7 @@ class FakeControlPlane:
         return claim_pb2.ClaimReply(
             outcome="GRANTED",
             assignment_json=json.dumps(job.assignment).encode(),
-            sealed_secrets=box.encrypt(json.dumps(job.secrets).encode()) if job.secrets else b"",
+            sealed_secrets=box.encrypt(json.dumps(job.sealed).encode()) if job.sealed else b"",
             applied=len(job.reports),
         )
 

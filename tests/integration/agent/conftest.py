@@ -67,7 +67,7 @@ class Agent:
 
     async def ended(self) -> int:
         assert self.process is not None
-        return await eventually(lambda: _status(self.process))
+        return await eventually(lambda: _status(self.process), deadline_seconds=60)
 
     async def terminate(self) -> int:
         assert self.process is not None
@@ -112,6 +112,7 @@ def agent(natsd: Natsd, tmp_path: Path) -> Any:
     made = Agent(tmp_path / "agent", natsd.url, credentials)
     yield made
     made.kill()
+    print(made.log)  # noqa: T201  # pytest shows it where the test failed
     _end_trainers(made.data_dir)
 
 
@@ -131,3 +132,17 @@ def mock_spec(tmp_path: Path, **knobs: Any) -> dict[str, Any]:
         "artifacts": {"output_uri": (tmp_path / "out").as_uri()},
         "resources": {"cpus": 1},
     }
+
+
+async def until(probe: Any) -> Any:
+    """`eventually`, with a deadline for a machine that does other things too."""
+    return await eventually(probe, deadline_seconds=60)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2] not in "ZX"

@@ -33,7 +33,7 @@ async def test_a_job_is_claimed_run_reported_committed_published_and_forgotten(
     assert {file.path for file in published.files} | {"manifest.json"} == {
         path.name for path in (tmp_path / "out").iterdir()
     }
-    assert json.loads(manifest)["uid"] == "01JOB"
+    assert json.loads(manifest)["uid"] == job.key[0]
     assert b"step=5/5" in job.log
     await eventually(lambda: job.stage == "ENDED")
     assert agent.directory(job).is_dir()

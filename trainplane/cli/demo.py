@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainplane.cli import output as out
+from trainplane.cli.output import Format, Output
 from trainplane.cli.session import Exit
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ def demo(
     folder: Annotated[
         Path, typer.Option("--dir", help="Where the model is kept, and this run's data; the last run's is removed.")
     ] = Path(".demo"),
+    output: Output = Format.TEXT,
 ) -> None:
     """Fine-tune a real small model on this machine, end to end; takes about five minutes."""
-    raise typer.Exit(_run(folder.absolute()))
+    raise typer.Exit(_run(folder.absolute(), output=output))
 
 
-def _run(folder: Path) -> Exit:
+def _run(folder: Path, *, output: Format) -> Exit:
     from trainplane.cli.up import own_standard_streams, tell
     from trainplane.demo.python_process import ProcessFailedError
     from trainplane.demo.story import DemoFailedError
@@ -37,16 +39,18 @@ def _run(folder: Path) -> Exit:
     own_standard_streams()
     try:
         with held_directory(folder / "demo.lock"):
-            outcome = asyncio.run(until_signalled(lambda hurry: _told(folder, hurry), tell=tell))
+            outcome = asyncio.run(until_signalled(lambda hurry: _told(folder, hurry, output=output), tell=tell))
     except Interrupted:
         return Exit.INTERRUPTED
     except (UpError, DemoFailedError, ProcessFailedError, TrainplaneError, OSError) as error:
         tell(f"error: {error}")
         return Exit.JOB_FAILED
+    if output is Format.JSON:
+        return _judge_as_json(outcome)
     return _judge(outcome, folder)
 
 
-async def _told(folder: Path, hurry: asyncio.Event) -> Outcome:
+async def _told(folder: Path, hurry: asyncio.Event, *, output: Format) -> Outcome:
     from trainplane.cli import display
     from trainplane.cli.up import tell
     from trainplane.demo.story import Story
@@ -54,16 +58,37 @@ async def _told(folder: Path, hurry: asyncio.Event) -> Outcome:
     from trainplane.up.settings import Ports, UpSettings
     from trainplane.up.stack import fresh, running
 
+    screen = display.LineDisplay(out.say_aside) if output is Format.JSON else display.for_this_terminal()
     data_dir = folder / "run"
     await asyncio.to_thread(fresh, data_dir, tell=tell)
-    out.say("starting nats-server, the control plane, an agent and Envoy")
+    screen.note("starting nats-server, the control plane, an agent and Envoy")
     settings = UpSettings(data_dir=data_dir, ports=Ports(http=0, grpc=0, nats=0))
     async with running(settings, tell=tell, hurry=hurry, prepared=prepare) as everything:
         here = everything.addresses
-        out.say(f"ready http={here.http} grpc={here.grpc} nats={here.nats}")
-        with display.for_this_terminal() as screen:
-            story = Story(here, folder / "model", data_dir / "output", screen)
+        screen.note(f"ready http={here.http} grpc={here.grpc} nats={here.nats}")
+        with screen as shown:
+            story = Story(here, folder / "model", data_dir / "output", shown)
             return await everything.alongside(story.tell())
+
+
+def _judge_as_json(outcome: Outcome) -> Exit:
+    from dataclasses import asdict
+
+    from trainplane.demo.story import verdict
+
+    findings = verdict(outcome)
+    out.print_json(
+        {
+            "job_id": outcome.job.job_id,
+            "state": out.state_name(outcome.job),
+            "output_dir": str(outcome.output_dir),
+            "question": outcome.question,
+            "before": asdict(outcome.before),
+            "after": asdict(outcome.after) if outcome.after else None,
+            "findings": [{"claim": claim, "holds": holds} for claim, holds in findings],
+        }
+    )
+    return Exit.DONE if all(holds for _, holds in findings) else Exit.JOB_FAILED
 
 
 def _judge(outcome: Outcome, folder: Path) -> Exit:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from trainplane.cli import output as out
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from trainplane.v1.job_event_pb2 import JobEvent
@@ -41,7 +42,14 @@ def for_this_terminal() -> Display:
 
 
 class LineDisplay:
-    """One line an event: for pipes, files and CI."""
+    """One line an event: for pipes, files and CI.
+
+    Args:
+        say: writes a line.
+    """
+
+    def __init__(self, say: Callable[[str], None] = out.say) -> None:
+        self._say = say
 
     def __enter__(self) -> Self:
         return self
@@ -51,11 +59,11 @@ class LineDisplay:
 
     def event(self, event: JobEvent) -> None:
         """Print it."""
-        out.say(line(event))
+        self._say(line(event))
 
     def note(self, line: str) -> None:
         """Print it."""
-        out.say(line)
+        self._say(line)
 
 
 def line(event: JobEvent) -> str:

@@ -1,0 +1,39 @@
+import asyncio
+
+import psutil
+import pytest
+
+from tests.support.eventually import eventually
+from trainplane.demo.python_process import ProcessFailedError, run_module
+
+
+async def test_what_it_printed_comes_back_line_by_line():
+    lines = []
+    said = await run_module("calendar", "2030", "1", line=lines.append)
+    assert said.splitlines() == lines
+    assert "January 2030" in lines[0]
+
+
+async def test_a_failure_has_its_last_lines():
+    with pytest.raises(ProcessFailedError, match="No module named no_such_module"):
+        await run_module("no_such_module")
+
+
+async def test_a_cancelled_one_leaves_nothing():
+    ours = psutil.Process()
+    serving = asyncio.create_task(run_module("http.server", "0", "--bind", "127.0.0.1"))
+    (child,) = await eventually(lambda: [each for each in ours.children() if "http.server" in " ".join(each.cmdline())])
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await eventually(lambda: not psutil.pid_exists(child.pid))
+
+
+async def test_one_cancelled_while_it_starts_leaves_nothing():
+    ours = psutil.Process()
+    starting = asyncio.create_task(run_module("http.server", "0", "--bind", "127.0.0.1"))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not [each for each in ours.children() if "http.server" in " ".join(each.cmdline())]

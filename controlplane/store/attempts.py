@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, select, text, tuple_, update
 from controlplane.domain.attempt import Attempt, AttemptNode, AttemptState
 from controlplane.domain.node import AttemptRef
 from controlplane.store import tables
-from controlplane.store.bound import Bound, Lockable
+from controlplane.store.bound import Bound, Bulk, Lockable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -68,8 +68,9 @@ _THIS_NODE = (
     _n.node == bindparam("of_node"),
 )
 _SET_NONCE = update(tables.attempt_nodes).where(*_THIS_NODE).values(claim_nonce=bindparam("nonce"))
-_ADVANCE = (
-    update(tables.attempt_nodes).where(*_THIS_NODE, _n.applied == bindparam("was")).values(applied=bindparam("to"))
+_ADVANCE = Bulk(
+    update(tables.attempt_nodes).where(*_THIS_NODE, _n.applied == bindparam("was")).values(applied=bindparam("to")),
+    ["of_uid", "of_number", "of_node", "was", "to"],
 )
 
 
@@ -152,5 +153,4 @@ class Attempts(Bound):
 
     def advance_watermark(self, job_uid: str, number: int, *, node: str, applied: int, to: int) -> bool:
         """Moves `applied` to `to` if it still is `applied`; False: someone else did, stop."""
-        names = {"of_uid": job_uid, "of_number": number, "of_node": node}
-        return self._run(_ADVANCE, names | {"was": applied, "to": to}).rowcount == 1
+        return _ADVANCE.run_one(self._connection, (job_uid, number, node, applied, to)) == 1

@@ -68,11 +68,19 @@ class Bulk:
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Runs it for every row, which must not be empty."""
+        sql, order = self._on(connection)
+        connection.exec_driver_sql(sql, list(rows if order is None else map(order, rows)))
+
+    def run_one(self, connection: Connection, row: tuple[Any, ...]) -> int:
+        """Runs it for one row; answers how many rows of the table it met."""
+        sql, order = self._on(connection)
+        return connection.exec_driver_sql(sql, row if order is None else order(row)).rowcount
+
+    def _on(self, connection: Connection) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
         name = connection.dialect.name
         if name not in self._compiled:
             self._compiled[name] = self._compile(connection)
-        sql, order = self._compiled[name]
-        connection.exec_driver_sql(sql, list(rows if order is None else map(order, rows)))
+        return self._compiled[name]
 
     def _compile(self, connection: Connection) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
         statement = self._statement.on(connection) if isinstance(self._statement, Upsert) else self._statement

@@ -17,7 +17,7 @@ import sqlite3
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast
@@ -29,7 +29,7 @@ from controlplane.store.faults import commit_failure, refusal
 from controlplane.store.transaction import SqlTransaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from sqlalchemy import Connection
@@ -175,7 +175,7 @@ class GroupCommit:
         """
         alone = len(tickets) == 1  # needs no savepoint: if it raises, the transaction is undone
         for ticket in tickets:
-            with ticket, nullcontext() if alone else self._connection.begin_nested():
+            with ticket, nullcontext() if alone else self._savepoint():
                 ticket.value = ticket.work(self._transaction)
             if ticket.error is None:
                 continue
@@ -186,6 +186,18 @@ class GroupCommit:
                 raise refused from ticket.error
             if not self._driver.in_transaction:
                 raise StoreUnavailable("the database gave the transaction up") from ticket.error
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        """On the driver itself: SQLAlchemy's `begin_nested` costs 50 us more, and each work of a shared commit pays."""
+        self._driver.execute("SAVEPOINT work")
+        try:
+            yield
+        except BaseException:
+            self._driver.execute("ROLLBACK TO work")
+            self._driver.execute("RELEASE work")
+            raise
+        self._driver.execute("RELEASE work")
 
     def _commit(self, tickets: list[_Ticket[Any]]) -> None:
         if not self._in_place():

@@ -50,6 +50,8 @@ class Connection:
         self.client = client
         self.closed = asyncio.Event()
         """It is over for good: the server refused us (credentials expired or revoked), or we closed it."""
+        self.back = asyncio.Event()
+        """It was made again at least once."""
         self.violations = 0
         """How often the server refused a subject: always a mistake of ours."""
         self._reconnected: list[Callable[[], None]] = []
@@ -99,6 +101,7 @@ class Connection:
 
     async def _note_back(self) -> None:
         _log.info("nats_reconnected")
+        self.back.set()
         for call in self._reconnected:
             call()
 
@@ -141,8 +144,8 @@ async def _connect(client: Client, connection: Connection, address: NatsAddress)
                 reconnected_cb=connection._note_back,  # noqa: SLF001
                 closed_cb=connection._note_closed,  # noqa: SLF001
             )
-            while not client.is_connected:  # it takes one that is closed at once for made, and goes on trying
-                await asyncio.sleep(RECONNECT_WAIT_SECONDS)
+            if not client.is_connected:  # it takes one that is closed at once for made, and goes on trying
+                await connection.back.wait()
     except (TimeoutError, nats.errors.Error, OSError) as error:
         raise BusUnavailable(
             f"no connection to NATS at {address.url.rpartition('@')[2]}: {client.last_error!r}"

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
@@ -80,8 +81,9 @@ class Natsd:
 
     def _end(self, how: signal.Signals) -> None:
         if self.process is not None:
-            self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(how)
+            if how is not signal.SIGKILL:
+                self.process.send_signal(signal.SIGCONT)  # a stopped one would not hear it
             self.process.wait(timeout=20)
             self.process = None
 
@@ -114,7 +116,10 @@ class Natsd:
         return self.keys.mint_node(name)
 
     async def connect(self, credentials: str = "", **options: Any) -> Client:
-        """A connection that gives up quickly; without credentials, as an anonymous client."""
+        """A connection that gives up quickly; without credentials, as an anonymous client.
+
+        Raises nats.errors.Error where the server refuses.
+        """
         if credentials:
             options["user_credentials"] = RawCredentials(credentials)
         options.setdefault("error_cb", _ignore)
@@ -124,6 +129,9 @@ class Natsd:
         except BaseException:
             await client.close()  # the library leaves the socket open
             raise
+        if not client.is_connected:  # the library takes a connection that is closed at once for one that is made
+            await client.close()
+            raise nats.errors.Error("the server closed the connection")
         return client
 
     async def connect_node(self, name: str, **options: Any) -> Client:

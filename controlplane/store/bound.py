@@ -57,8 +57,9 @@ class Bulk:
     """One statement run for many rows, as tuples in the order of `names`, handed to the driver as they are.
 
     For the statements of the hot paths only. Through `Connection.execute`, SQLAlchemy makes a dictionary and walks the
-    bind processors for each row: about 20 us a submitted job and 6 us an event more than this, of budgets of 60 and
-    20. What a value needs (an enumeration's word, JSON) is done by the caller.
+    bind processors for each row. With that and `dataclasses.asdict` gone, a submitted job in a batch of 50 went from 60
+    to 37 us, an event in a batch of 500 from 21 to 7 us (of budgets of 60 and 20). What a value needs (an
+    enumeration's word, JSON) is done by the caller.
     """
 
     def __init__(self, statement: ClauseElement | Upsert, names: Sequence[str]) -> None:

@@ -189,7 +189,7 @@ class GroupCommit:
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
-        """On the driver itself: SQLAlchemy's `begin_nested` costs 50 us more, and each work of a shared commit pays."""
+        """On the driver itself: SQLAlchemy's `begin_nested` costs 90 us a work more (126 against 32)."""
         self._driver.execute("SAVEPOINT work")
         try:
             yield

@@ -6,13 +6,16 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from tests.support.eventually import eventually
 from tests.support.stack import mock_spec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 @asynccontextmanager

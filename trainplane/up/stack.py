@@ -107,6 +107,7 @@ async def running(
     layout = Layout(settings.data_dir)
     with contextlib.ExitStack() as held:
         held.enter_context(held_directory(layout.lock))
+        layout.up_json.unlink(missing_ok=True)  # a killed one's
         await asyncio.to_thread(leftovers.end_children, layout, within=AGENT_STOP, tell=tell)
         ports = _hold(settings.ports, held)
         addresses = Addresses(

@@ -1,8 +1,10 @@
 """The command line as a process, against a real gRPC server with written answers."""
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
 import signal
 import sys
 
@@ -363,3 +365,32 @@ async def test_a_closed_pipe_ends_quietly(service, cli):
     process.stdout._transport.close()
     await eventually(lambda: process.returncode is not None)
     assert b"Traceback" not in await process.stderr.read()
+
+
+async def test_on_a_terminal_there_is_a_bar_and_it_is_gone_at_the_end(service, cli, request_file):
+    service.add_story("j", steps=3)
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "trainplane.cli", "submit", "request.json", "--watch"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**cli.environment, "TERM": "xterm", "COLUMNS": "150"},
+        cwd=cli.folder,
+    )
+    os.close(theirs)
+    shown = (await asyncio.to_thread(_read_all, ours)).decode()
+    assert await process.wait() == 0
+    assert "━" in shown
+    assert "step 3/3  loss 1.000" in shown
+    assert "\x1b[?25h" in shown, "the cursor is shown again"
+    assert shown.rstrip().endswith("output: file:///out/")
+
+
+def _read_all(descriptor):
+    read = b""
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
+        while chunk := os.read(descriptor, 65536):
+            read += chunk
+    os.close(descriptor)
+    return read

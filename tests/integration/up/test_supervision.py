@@ -215,6 +215,18 @@ async def test_what_a_killed_up_left_is_ended_by_the_next(up):
     assert up.left() == []
 
 
+async def test_a_killed_ups_addresses_are_not_left_standing(up):
+    await up.start()
+    await up.ready()
+    await up.ended(signal.SIGKILL)
+    assert up.up_json.exists()
+    up.journal.unlink()
+    again = await Up(up.data_dir).start("first=never-ready")
+    await eventually(lambda: again.noted("start"), deadline_seconds=60)
+    assert not up.up_json.exists()
+    await again.ended(signal.SIGINT)
+
+
 async def test_a_process_that_only_has_an_old_pid_is_left_alone(up):
     bystander = await asyncio.create_subprocess_exec("sleep", "600")
     try:

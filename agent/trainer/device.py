@@ -11,9 +11,9 @@ import torch
 from agent.trainer.data.order import PassCost
 from agent.trainer.failures import ConfigInvalid, PrecisionUnsupported
 
-CPU_COST = PassCost(limit=1024, overhead=64)
-"""For a 135M model on 2 cores: a pass reads all weights once, which takes as long as some 60 tokens; and the
-logits of 1,024 tokens over a vocabulary of 49k are 0.6 GB with their gradient, so that a step stays below 3 GiB."""
+CPU_COST = PassCost(limit=512, overhead=64)
+"""A pass reads all weights once, which takes as long as computing some 60 tokens (135M parameters, 2 cores). More than
+a few hundred tokens a pass gain nothing, and take memory: 1,024, with logits over 49k words, made 3.5 GB."""
 
 GPU_COST = PassCost(limit=16384, overhead=1024)
 """A pass launches thousands of kernels whatever its size. The search for what fits begins at the limit."""

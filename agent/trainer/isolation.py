@@ -25,5 +25,8 @@ ENVIRONMENT = {
 def isolate(devices: Sequence[str]) -> None:
     """Set the environment of this process; idempotent. Effective only before torch and transformers are imported."""
     os.environ.update(ENVIRONMENT)
+    # OpenMP's threads spin at every barrier by default. On a host that others use too, the one spun for is not running:
+    # a small training took 16-26 s so, and 0.7-2 s with threads that sleep (ADR 0005).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

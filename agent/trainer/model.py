@@ -75,7 +75,8 @@ def load_base(files: ModelFiles, *, precision: str, device: Device) -> Any:
     Raises:
         ModelFormatUnsupported: the architecture is unknown, or the weights are broken or not all there.
     """
-    transformers_logging.disable_progress_bar()  # it draws on stderr, which is the job's log
+    # It draws on stderr, which is the job's log.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with _Blaming("it"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),

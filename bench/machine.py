@@ -1,0 +1,56 @@
+"""The machine and the programs of a run, and what single processes take of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from trainplane.up import nats
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def facts(command: str) -> list[tuple[str, str]]:
+    """What RESULTS.md says about a run, load included: figures of a busy machine are worth less."""
+    return [
+        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("command", f"`{command}`"),
+        ("CPU", f"{_cpu_model()}, {os.cpu_count()} cores"),
+        ("kernel", f"{platform.system()} {platform.release()}"),
+        ("load average at the start (1, 5, 15 min)", ", ".join(f"{load:.1f}" for load in os.getloadavg())),
+        ("python", platform.python_version()),
+        ("grpcio", version("grpcio")),
+        ("SQLite", f"{sqlite3.sqlite_version}, WAL, synchronous=FULL"),
+        ("nats-server", f"{_nats_version()}, JetStream, sync_interval always"),
+    ]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has taken, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"the kernel does not say what process {pid} holds")
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _nats_version() -> str:
+    said = subprocess.run([str(nats.binary()), "--version"], capture_output=True, text=True, check=True).stdout
+    return said.strip().rpartition(" ")[2].removeprefix("v")

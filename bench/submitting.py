@@ -1,0 +1,117 @@
+"""A process of clients that submit, each over a connection of its own: told what to do by lines on its stdin.
+
+    ◄── {"address": …}  a Round         ──► connected
+    ◄── {"start": …, "end": …}          ──► {"acknowledged": …}  an Outcome
+
+Bodies are the seed's request under distinct job_ids, and what comes back is not parsed: the clients must not be what is
+measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.api.httpbody_pb2 import HttpBody
+
+from tests.support.stack import SEED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+_ID = b"unique-train-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Where to submit, and what."""
+
+    address: str
+    method: str
+    prefix: str
+    """Of the job_ids; a number follows."""
+    clients: int
+    at_most: int = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From one wall time to another."""
+
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a round."""
+
+    acknowledged: list[int]
+    """Numbers of the job_ids that were answered with OK."""
+    in_time: int
+    """How many of them before the round's end."""
+    failures: list[str]
+    """The first error of each client, which ends it."""
+
+
+async def _submit(of: Round) -> Outcome:
+    channels = [grpc.aio.insecure_channel(of.address, options=_OWN_CONNECTION) for _ in range(of.clients)]
+    try:
+        await asyncio.gather(*(channel.channel_ready() for channel in channels))
+        print("connected", flush=True)
+        span = Span(**json.loads(sys.stdin.readline()))
+        acknowledged: list[tuple[int, float]] = []
+        numbers = iter(range(of.at_most))
+        await asyncio.sleep(span.start - time.time())
+        running = (_client(of, channel, numbers, acknowledged, span.end) for channel in channels)
+        failures = await asyncio.gather(*running)
+        return Outcome(
+            [number for number, _ in acknowledged],
+            sum(at <= span.end for _, at in acknowledged),
+            [failure for failure in failures if failure],
+        )
+    finally:
+        for channel in channels:
+            await channel.close()
+
+
+async def _client(
+    of: Round,
+    channel: grpc.aio.Channel,
+    numbers: Iterator[int],
+    acknowledged: list[tuple[int, float]],
+    end: float,
+) -> str:
+    call: Any = channel.unary_unary(of.method)
+    while time.time() < end:
+        number = next(numbers, None)
+        if number is None:
+            break
+        body = HttpBody(content_type="application/json", data=SEED.replace(_ID, job_id(of.prefix, number).encode()))
+        try:
+            await call(body.SerializeToString())
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code().name}: {error.details()}"
+        acknowledged.append((number, time.time()))
+    return ""
+
+
+def job_id(prefix: str, number: int) -> str:
+    """The name of a submitted job."""
+    return f"{prefix}-{number}"
+
+
+def _main() -> None:
+    while line := sys.stdin.readline():
+        outcome = asyncio.run(_submit(Round(**json.loads(line))))
+        print(json.dumps(asdict(outcome)), flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -41,9 +41,9 @@ def inspect_model(model_name: str) -> ModelFiles:
     directory = Path(model_name)
     if not directory.is_absolute():
         raise ModelNotFound(f"base_model.model_name: a local model is an absolute path, got {model_name}")
-    if not directory.is_dir():
-        raise ModelNotFound(f"base_model.model_name: there is no directory {model_name} on this node")
     try:
+        if not directory.is_dir():
+            raise ModelNotFound(f"base_model.model_name: there is no directory {model_name} on this node")
         names = sorted(path.name for path in directory.iterdir())
         config = _json_object(directory / "config.json") if "config.json" in names else None
         tokenizer_config = _json_object(directory / "tokenizer_config.json") if "tokenizer_config.json" in names else {}

@@ -216,7 +216,7 @@ def test_an_assignment_that_cannot_be_read_is_told(attempt: Attempt, content: st
 
 
 def test_a_full_disk_is_told(attempt: Attempt):
-    """/dev/full stands where the model card would be written."""
+    """/dev/full stands where the provenance would be written."""
     attempt.assign(tuning_parameters={"max_steps": 1})
     attempt.output.mkdir()
     (attempt.output / "provenance.json").symlink_to("/dev/full")
@@ -229,11 +229,9 @@ def test_a_model_that_may_not_be_read_is_denied(on_copy: Attempt):
     from agent.trainer.model_files import inspect_model
 
     (on_copy.model / "config.json").chmod(0)
-    for directory in (on_copy.model, *on_copy.model.parents[:3]):
-        directory.chmod(0o755)
     os.seteuid(65534)
     try:
-        with pytest.raises(StorageDenied, match=r"config\.json"):
+        with pytest.raises(StorageDenied, match="may not be read"):
             inspect_model(str(on_copy.model))
     finally:
         os.seteuid(0)

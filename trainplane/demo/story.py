@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: After the job's end: the last event's way to the subscriber and to the receiver.
 _LAST_WORD = timedelta(seconds=60)
+#: A job is placed within a second where it can be.
+_LOOKS, _LOOK_SECONDS = 20, 0.5
 #: The held-out loss must fall at least to this share of what it was.
 _HIGHEST_SHARE = 0.80
 
@@ -165,6 +167,7 @@ class Story:
             hook.secret.set_result(answer["webhook_signing_secret"])
             self.screen.note(f"POST {self.addresses.http}/train answered 200: {job_id} is {answer['state']}")
             async with Client(self.addresses.grpc, token="") as client:
+                await _placed(client, job_id)
                 async for event in client.watch(job_id):
                     self.screen.event(event)
                 job = await client.get(job_id)
@@ -208,6 +211,21 @@ class Story:
             self.screen.note(f"  {by}: event {number}, {event['type']}")
         elif progress % 10 == 0:
             self.screen.note(f"  {by}: event {number}, {event['type']} (the {progress}th)")
+
+
+async def _placed(client: Client, job_id: str) -> None:
+    """Wait until the job has a node.
+
+    Raises:
+        DemoFailedError: it has none and a reason for it: nothing else runs here, so that would not change.
+    """
+    for _ in range(_LOOKS):
+        job = await client.get(job_id)
+        if job.state != job.QUEUED:
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
+    if job.pending_reason:
+        raise DemoFailedError(f"this machine cannot take the job: {job.pending_reason}")
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

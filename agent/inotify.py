@@ -68,7 +68,8 @@ class Watches(Generic[Name]):
         loop.add_reader(self._descriptor, readable.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(readable.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await readable.wait()
         finally:
             loop.remove_reader(self._descriptor)
 

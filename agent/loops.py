@@ -38,11 +38,11 @@ class Loops:
         return await asyncio.shield(self._death)
 
     async def close(self) -> None:
-        """Cancel all tasks, the youngest first, each awaited before the next."""
+        """Cancel all tasks at once, so that none starts another because a third ended, and wait for them."""
         while self._tasks:
-            task = self._tasks.pop()
-            task.cancel()
-            await asyncio.wait([task])
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     def _guard(self, name: str, coroutine: Coroutine[Any, Any, Any], *, may_return: bool) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

@@ -10,6 +10,7 @@ At most one step runs in each lane of an attempt (agent.plan); a stop order cuts
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _JOURNAL_PAUSE_SECONDS = 1.0
-_LOOK_SECONDS = 0.02
 #: The child that ships the log to `log_uri` must not compete with the trainer's start.
 _LOG_CHILD_DELAY_SECONDS = 2.0
 
@@ -114,19 +114,21 @@ class Supervisor:
             # A claim is taken up once; what is refused must not be asked for until it is wanted anew.
             self._wanted = replace(self._wanted, claim=())
             deadline = next_deadline(runs, deadline_grace=self.deadline_grace)
-            try:
-                await asyncio.wait_for(self._news.wait(), None if deadline is None else max(0.1, deadline - now))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if deadline is None else max(0.1, deadline - now)):
+                    await self._news.wait()
 
     async def end_all(self, limit: timedelta) -> None:
-        """Stop every trainer because the agent exits; waits until none is left, at most `limit`."""
-        for key, owned in self._owned.items():
-            if owned.run.alive and not owned.run.stop_reason and stoppable(owned.run):
-                self._dispatch(Action(Do.ORDER_STOP, key, NODE_LOST, own=True))
-        end = time.monotonic() + limit.total_seconds()
-        while any(owned.run.alive for owned in self._owned.values()) and time.monotonic() < end:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        """Stop every trainer because the agent exits; waits until no process is left, at most `limit`."""
+        ending = [owned for owned in self._owned.values() if owned.run.alive and stoppable(owned.run)]
+        for owned in ending:
+            if not owned.run.stop_reason:
+                self._dispatch(Action(Do.ORDER_STOP, owned.run.key, NODE_LOST, own=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit.total_seconds()):
+                while left := [owned for owned in ending if not owned.run.swept]:
+                    steps = [owned.stepping[1] for owned in left if owned.stepping]
+                    await (asyncio.wait(steps, return_when="FIRST_COMPLETED") if steps else asyncio.sleep(0))
 
     def _recovered(self, key: AttemptKey) -> Run:
         journal, runner = self.collaborators.journal, self.collaborators.runner
@@ -216,9 +218,9 @@ class Supervisor:
         process, assignment = owned.run.process, owned.run.assignment
         if process is None:
             return
-        gone = self.collaborators.runner.gone(process)
         try:
-            await asyncio.wait_for(gone, _LOG_CHILD_DELAY_SECONDS)
+            async with asyncio.timeout(_LOG_CHILD_DELAY_SECONDS):
+                await self.collaborators.runner.gone(process)
         except TimeoutError:
             if assignment is not None:
                 directory = self.collaborators.journal.directory(owned.run.key)

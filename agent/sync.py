@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING
 
@@ -52,10 +53,9 @@ class SyncLoop:
             self._woken.clear()
             self._changed = False
             pause = await self._sync(supervisor)
-            try:
-                await asyncio.wait_for(self._woken.wait(), pause)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
 
     async def _sync(self, supervisor: Supervisor) -> float:
         state = NodeState(self._inventory, supervisor.not_ready_reason, supervisor.states())

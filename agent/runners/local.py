@@ -17,7 +17,6 @@ from agent import processes
 from agent.runners.protocol import LaunchError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from datetime import timedelta
 
     from agent.run import AttemptKey, Process
@@ -87,7 +86,9 @@ class LocalRunner:
                 processes.send_signal(member, signal.SIGTERM)
             # Without a leader there is nobody whose end could be waited for.
             if process is not None and processes.lives(process):
-                await _at_most(processes.gone(process), grace.total_seconds())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace.total_seconds()):
+                        await processes.gone(process)
             left = await self._members(key, process, left)
         pause = _KILL_PAUSE_SECONDS
         while left:
@@ -115,8 +116,3 @@ def _asked(members: frozenset[Process], leader: Process | None) -> list[Process]
 def _leads_session(member: Process) -> bool:
     found = processes.stat(member.pid)
     return found is not None and found.session == member.pid
-
-
-async def _at_most(ended: Coroutine[None, None, None], seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(ended, seconds)

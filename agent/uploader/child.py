@@ -75,7 +75,8 @@ class Uploader:
         if child is None:
             return
         try:
-            answer = await asyncio.wait_for(_answer(child), _SHIP_REST_SECONDS)
+            async with asyncio.timeout(_SHIP_REST_SECONDS):
+                answer = await _answer(child)
         except TimeoutError:
             answer = {"ok": False, "message": f"not done within {_SHIP_REST_SECONDS:.0f} s"}
         if not answer["ok"]:

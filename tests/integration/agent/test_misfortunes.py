@@ -241,7 +241,7 @@ async def test_a_log_uri_gets_the_whole_log_in_segments(
     spec = mock_spec(tmp_path, steps=60, step_seconds=0.05, log_lines=1500)
     spec["artifacts"]["log_uri"] = (tmp_path / "logs").as_uri()
     job = await control_plane.assign(spec)
-    await until(lambda: (tmp_path / "logs/attempt-1/rank-0/000001.log").exists())
+    await until((tmp_path / "logs/attempt-1/rank-0/000001.log").exists)
     assert "finished" not in job.kinds()
     await until(lambda: job.last("published"))
     segments = sorted((tmp_path / "logs/attempt-1/rank-0").iterdir())

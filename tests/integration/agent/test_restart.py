@@ -44,7 +44,7 @@ async def test_what_a_trainer_did_while_no_agent_was_there_is_reported_and_publi
     job = await control_plane.assign(mock_spec(tmp_path, steps=20, step_seconds=0.05))
     await until(lambda: job.last("started"))
     agent.kill()
-    await until(lambda: (agent.directory(job) / "exit").exists())
+    await until((agent.directory(job) / "exit").exists)
     agent.start()
     await until(lambda: job.last("published"))
     assert bytes(job.log) == (agent.directory(job) / "logs" / "rank-0.log").read_bytes()

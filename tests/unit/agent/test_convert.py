@@ -26,17 +26,28 @@ def line(kind: str, **fields: Any) -> bytes:
     ("written", "expected"),
     [
         (line("started", pid=7), report_pb2.Report(time=STAMP, started=report_pb2.Started(pid=7))),
-        (line("phase", phase="TRAINING"), report_pb2.Report(time=STAMP, phase_changed=report_pb2.PhaseChanged(phase="TRAINING"))),
+        (
+            line("phase", phase="TRAINING"),
+            report_pb2.Report(time=STAMP, phase_changed=report_pb2.PhaseChanged(phase="TRAINING")),
+        ),
         (
             line("progress", step=1, total_steps=9, loss=2.5, grad_norm=None, something_new=3),
             report_pb2.Report(time=STAMP, progressed=report_pb2.Progressed(step=1, total_steps=9, loss=2.5)),
         ),
-        (line("warning", reason="A", message="b"), report_pb2.Report(time=STAMP, warned=report_pb2.Warned(reason="A", message="b"))),
+        (
+            line("warning", reason="A", message="b"),
+            report_pb2.Report(time=STAMP, warned=report_pb2.Warned(reason="A", message="b")),
+        ),
         (line("failed", reason="A"), report_pb2.Report(time=STAMP, failed=report_pb2.Failed(reason="A"))),
         (line("stopped", reason="A"), report_pb2.Report(time=STAMP, stopped=report_pb2.Stopped(reason="A"))),
         (line("finished"), report_pb2.Report(time=STAMP, finished=report_pb2.Finished())),
         (
-            line("published", output_uri="file:///o", manifest_digest="d", artifacts=[{"path": "a", "size_bytes": 2**40, "sha256": "s"}]),
+            line(
+                "published",
+                output_uri="file:///o",
+                manifest_digest="d",
+                artifacts=[{"path": "a", "size_bytes": 2**40, "sha256": "s"}],
+            ),
             report_pb2.Report(
                 time=STAMP,
                 published=report_pb2.Published(

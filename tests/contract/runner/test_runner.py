@@ -1,0 +1,220 @@
+"""What every runner promises, over every runner; one more is one more line in RUNNERS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent import processes
+from agent.run import AttemptKey
+from agent.runners.local import LocalRunner
+from agent.runners.protocol import Launch, LaunchError
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.runners.protocol import Runner
+
+RUNNERS: dict[str, Callable[[], Runner]] = {"local": LocalRunner}
+AT_ONCE = timedelta(0)
+SHORT = timedelta(seconds=0.3)
+PATIENT = timedelta(seconds=30)
+
+SLEEP = "import time; time.sleep(600)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('ready', 'w').close(); time.sleep(600)"
+POLITE = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (open('asked', 'w').close(), sys.exit(143)))
+open('ready', 'w').close()
+time.sleep(600)
+"""
+#: Leaves a deaf grandchild in a session of its own, and one that has cleared its environment in the trainer's session.
+LEAVES = """
+import os, signal, subprocess, sys, time
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+own_session = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
+unmarked = subprocess.Popen([sys.executable, "-c", deaf], env={})
+with open("pids.tmp", "w") as file: file.write(f"{own_session.pid} {unmarked.pid}")
+os.rename("pids.tmp", "ready")
+"""
+
+
+@pytest.fixture(params=RUNNERS)
+def runner(request: pytest.FixtureRequest) -> Runner:
+    return RUNNERS[request.param]()
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    (tmp_path / "logs").mkdir()
+    key = AttemptKey(f"JOB-{secrets.token_hex(5)}", 1)
+    return Launch(key, (sys.executable, "-c", SLEEP), tmp_path, {"PATH": os.environ["PATH"]})
+
+
+def running(launch: Launch, code: str) -> Launch:
+    return replace(launch, argv=(sys.executable, "-c", code))
+
+
+async def ready(launch: Launch) -> str:
+    await eventually((launch.directory / "ready").exists)
+    return (launch.directory / "ready").read_text()
+
+
+def alive(pid: int) -> bool:
+    found = processes.stat(pid)
+    return found is not None and not found.dead
+
+
+async def test_a_trainer_runs_in_its_directory_with_its_marker_and_logs_there(runner: Runner, launch: Launch) -> None:
+    code = "import os, sys; print(os.getcwd(), os.environ['TRAINPLANE_ATTEMPT'], flush=True); print('oops', file=sys.stderr)"
+    process = runner.start(running(launch, code))
+    await runner.gone(process)
+    log = (launch.directory / "logs" / "rank-0.log").read_text()
+    assert log == f"{launch.directory} {launch.key}\noops\n"
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("pass", "0"), ("raise SystemExit(7)", "7"), ("import os; os.kill(os.getpid(), 9)", "137")]
+)
+async def test_the_exit_status_is_written_down(runner: Runner, launch: Launch, code: str, status: str) -> None:
+    process = runner.start(running(launch, code))
+    await runner.gone(process)
+    assert (launch.directory / "exit").read_text() == f"{status}\n"
+    await runner.stop(launch.key, process, AT_ONCE)
+    assert not runner.alive(process)
+
+
+async def test_a_trainer_gets_nothing_of_the_runners_own_environment(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, "import os; print(sorted(os.environ))"))
+    await runner.gone(process)
+    names = (launch.directory / "logs" / "rank-0.log").read_text()
+    assert set(eval(names)) <= {"PATH", "TRAINPLANE_ATTEMPT", "PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+async def test_a_trainer_that_listens_ends_by_itself(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, POLITE))
+    await ready(launch)
+    await runner.stop(launch.key, process, PATIENT)
+    assert (launch.directory / "asked").exists()
+    assert (launch.directory / "exit").read_text() == "143\n"
+    assert not runner.alive(process)
+
+
+async def test_a_deaf_trainer_is_killed_after_the_grace(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, DEAF))
+    await ready(launch)
+    began = asyncio.get_running_loop().time()
+    await runner.stop(launch.key, process, SHORT)
+    assert asyncio.get_running_loop().time() - began >= SHORT.total_seconds()
+    assert not runner.alive(process)
+    assert runner.find(launch.key) is None
+
+
+async def test_stopping_leaves_neither_a_session_of_its_own_nor_a_cleared_environment(
+    runner: Runner, launch: Launch
+) -> None:
+    process = runner.start(running(launch, LEAVES + "time.sleep(600)"))
+    left = [int(pid) for pid in (await ready(launch)).split()]
+    assert all(map(alive, left))
+    await runner.stop(launch.key, process, SHORT)
+    assert not any(map(alive, left))
+
+
+async def test_sweeping_after_the_trainer_ended_leaves_nothing_either(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, LEAVES))
+    left = [int(pid) for pid in (await ready(launch)).split()]
+    await runner.gone(process)
+    assert all(map(alive, left))
+    await runner.stop(launch.key, process, AT_ONCE)
+    assert not any(map(alive, left))
+
+
+async def test_stopping_twice_and_stopping_what_never_was_are_harmless(runner: Runner, launch: Launch) -> None:
+    process = runner.start(launch)
+    await runner.stop(launch.key, process, AT_ONCE)
+    await runner.stop(launch.key, process, AT_ONCE)
+    await runner.stop(AttemptKey("NEVER-WAS", 1), None, PATIENT)
+
+
+async def test_another_attempts_trainer_is_left_alone(runner: Runner, launch: Launch, tmp_path: Path) -> None:
+    other = replace(launch, key=replace(launch.key, number=11), directory=tmp_path / "other")
+    (other.directory / "logs").mkdir(parents=True)
+    first, second = runner.start(launch), runner.start(other)
+    await runner.stop(launch.key, first, AT_ONCE)
+    assert runner.alive(second)
+    await runner.stop(other.key, second, AT_ONCE)
+
+
+async def test_a_trainer_whose_start_was_not_noted_is_found(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, DEAF))
+    await ready(launch)
+    assert runner.find(launch.key) == process
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+async def test_a_later_process_of_the_same_number_is_not_taken_for_the_trainer(runner: Runner, launch: Launch) -> None:
+    process = runner.start(launch)
+    for stranger in (replace(process, start_ticks=process.start_ticks + 1), replace(process, boot_id="before")):
+        assert not runner.alive(stranger)
+        await runner.gone(stranger)
+        await runner.stop(AttemptKey("STRANGER", 1), stranger, AT_ONCE)
+    assert runner.alive(process)
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+async def test_waiting_for_the_end_can_be_given_up(runner: Runner, launch: Launch) -> None:
+    process = runner.start(launch)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(runner.gone(process), 0.05)
+    assert runner.alive(process)
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+async def test_a_trainer_does_not_inherit_a_blocked_or_ignored_signal(runner: Runner, launch: Launch) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = runner.start(running(launch, "import signal; print(signal.getsignal(2) is not signal.SIG_IGN)"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    await runner.gone(process)
+    assert (launch.directory / "logs" / "rank-0.log").read_text() == "True\n"
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+async def test_a_program_that_is_not_there_is_told_by_its_status(runner: Runner, launch: Launch) -> None:
+    process = runner.start(replace(launch, argv=("/no/such/program",)))
+    await runner.gone(process)
+    assert (launch.directory / "exit").read_text() == "127\n"
+    await runner.stop(launch.key, process, AT_ONCE)
+
+
+async def test_what_cannot_be_started_at_all_is_an_error_in_words(runner: Runner, launch: Launch) -> None:
+    with pytest.raises(LaunchError, match="could not be started"):
+        runner.start(replace(launch, argv=("a\0b",)))
+
+
+async def test_no_zombie_is_left(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, LEAVES))
+    await runner.gone(process)
+    await runner.stop(launch.key, process, AT_ONCE)
+    zombies = [
+        found
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+        and (found := processes.stat(int(entry.name)))
+        and found.dead
+        and found.parent == os.getpid()
+    ]
+    assert [zombie for zombie in zombies if zombie.session == process.pid] == []

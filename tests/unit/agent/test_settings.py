@@ -1,0 +1,113 @@
+"""Settings: three sources in order, unknown keys refused, inventories as declared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import ValidationError
+
+from agent import devices, settings
+from agent.__main__ import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.toml"
+    path.write_text('node = "from-file"\nnats = "nats://file:1"\ncpus = 3\n')
+    return path
+
+
+@pytest.fixture
+def environment() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINPLANE_AGENT_NATS", "nats://environment:1")
+        patch.setenv("TRAINPLANE_AGENT_MODEL_ROOT", '["/models"]')
+        yield patch
+
+
+def test_the_command_line_wins_over_the_environment_and_that_over_the_file(
+    toml: Path, environment: pytest.MonkeyPatch
+) -> None:
+    chosen = settings.load({"node": "from-flag"}, toml=toml)
+    assert (chosen.node, chosen.nats, chosen.cpus) == ("from-flag", "nats://environment:1", 3)
+    assert chosen.model_root == (Path("/models"),)
+
+
+def test_an_unknown_key_in_the_file_is_an_error_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "agent.toml").write_text('nood = "x"\n')
+    assert main(["--config", str(tmp_path / "agent.toml")]) == 2
+    assert "nood" in capsys.readouterr().err
+
+
+def test_a_settings_file_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(tmp_path / "missing.toml")]) == 2
+    assert "missing.toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("node", "a.b"), ("node", ""), ("gpus", "A100"), ("gpus", "0xA100"), ("cpus", 0), ("memory_gb", -1)],
+)
+def test_a_wrong_value_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        settings.load({name: value})
+
+
+def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings.load({"nats": "nats://me:canary@host"})
+    assert "canary" not in str(caught.value)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    undocumented = [name for name, field in settings.Settings.model_fields.items() if not field.description]
+    assert undocumented == []
+
+
+def test_stand_in_devices_are_named_as_a_driver_would() -> None:
+    chosen = settings.load({"node": "n", "gpus": "4xA100", "labels": {"zone": "a"}})
+    inventory = chosen.inventory()
+    assert [gpu.index for gpu in inventory.gpus] == [0, 1, 2, 3]
+    assert {gpu.kind for gpu in inventory.gpus} == {"NVIDIA A100-SXM4-80GB"}
+    assert (inventory.cpus, inventory.memory_bytes) == (32, 256 * devices.GIB)
+    assert inventory.simulated
+    assert inventory.labels == {"zone": "a"}
+
+
+def test_a_stand_in_of_an_unknown_type_keeps_its_name() -> None:
+    assert devices.parse_stand_in("1xMI300X") == (devices.Gpu(0, "MI300X", 80 * devices.GIB),)
+
+
+def test_a_real_inventory_offers_no_more_than_there_is() -> None:
+    everything = settings.load({"node": "n"}).inventory()
+    less = settings.load({"node": "n", "cpus": 1, "memory_gb": 0.5}).inventory()
+    more = settings.load({"node": "n", "cpus": 10_000, "memory_gb": 1e9}).inventory()
+    assert not everything.simulated
+    assert (less.cpus, less.memory_bytes) == (1, devices.GIB // 2)
+    assert (more.cpus, more.memory_bytes) == (everything.cpus, everything.memory_bytes)
+
+
+def test_the_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert flags >= {
+        "--nats",
+        "--node",
+        "--credentials",
+        "--data-dir",
+        "--gpus",
+        "--cpus",
+        "--memory-gb",
+        "--label",
+        "--model-root",
+    }
+    assert "--end-trainers-on-exit" in flags

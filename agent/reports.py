@@ -69,6 +69,10 @@ class ReportFile:
         self._window_bytes = sum(map(len, self._window))
         self.applied = applied
 
+    def lines(self) -> int:
+        """At least the lines read, and more than those if the file has more."""
+        return self.read + (size_bytes(self._path) > self._offset)
+
     def sync(self) -> None:
         """Put the lines read so far on disk. May block."""
         if not self._synced:
@@ -143,14 +147,9 @@ class ReportSender:
             file.close()
 
     def lines(self, key: AttemptKey) -> int:
-        """How many lines of it were read."""
+        """At least how many lines its file has: one more than were read if there is more; 0 where none is wanted."""
         file = self._files.get(key)
-        return file.read if file else 0
-
-    def sent(self, key: AttemptKey) -> bool:
-        """Whether all that was read of it is recorded."""
-        file = self._files.get(key)
-        return file is None or file.applied >= file.read
+        return file.lines() if file else 0
 
     async def run(self) -> None:
         """Send for ever."""
@@ -234,6 +233,14 @@ class ReportSender:
             elif file := self._files.get(key):
                 file.confirm(mark.applied)
                 self._unread.add(key)
+
+
+def size_bytes(path: Path) -> int:
+    """A file's size; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _sync_all(files: list[ReportFile]) -> None:

@@ -44,7 +44,7 @@ Changes = dict[str, Any]
 _log = structlog.get_logger()
 _FIRST_PAUSE_SECONDS = 0.05
 _LAST_PAUSE_SECONDS = 5.0
-_STAGE_TRIES = 8
+_STORAGE_TRIES = 8
 NODE_LOST = "NODE_LOST"
 _OWN_STOPS = {
     DEADLINE_EXCEEDED: "the trainer was still there after its deadline and was killed",
@@ -195,7 +195,7 @@ class Steps:
                 digest = await self._with.uploader.stage(assignment, directory)
             except UploadError as error:
                 _bound(run).warning("output not staged", reason=error.reason, error=str(error))
-                if error.lasting or tries == _STAGE_TRIES:
+                if error.lasting or tries == _STORAGE_TRIES:
                     reason = error.reason if error.lasting or error.reason == DISK_FULL else STORAGE_DENIED
                     return self._failed(run.key, reason, str(error))
                 continue
@@ -222,12 +222,15 @@ class Steps:
 
     async def _publish(self, run: Run) -> Changes:
         assignment, directory = _assigned(run), self._with.journal.directory(run.key)
+        tries = 0
         async for _ in _tries():
+            tries += 1
             try:
                 publication = await self._with.uploader.publish(assignment, directory, run.staged_digest)
             except UploadError as error:
                 _bound(run).warning("output not published", reason=error.reason, error=str(error))
-                if error.lasting:
+                # What was granted is rolled forward: a denial may be somebody's slip, and is given some tries.
+                if error.lasting and (error.reason != STORAGE_DENIED or tries >= _STORAGE_TRIES):
                     return self._failed(run.key, error.reason, str(error))
                 continue
             failpoint("agent.after_publish")

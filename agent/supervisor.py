@@ -98,10 +98,17 @@ class Supervisor:
                 key=owned.run.key,
                 stage=owned.run.stage,
                 pid=owned.run.process.pid if owned.run.process and owned.run.alive else 0,
-                reports=self.collaborators.reports.lines(owned.run.key),
+                reports=self._reports(owned.run),
             )
             for owned in self._owned.values()
         )
+
+    def _reports(self, run: Run) -> int:
+        if run.asked or run.claim_refused:
+            return self.collaborators.reports.lines(run.key)
+        # Not followed yet: without this number a full report file would pass for an empty, recorded one.
+        path = self.collaborators.journal.directory(run.key) / "reports.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
     async def run(self) -> None:
         """Plan and dispatch for ever."""

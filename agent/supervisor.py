@@ -25,13 +25,16 @@ from agent.run import AttemptKey, Run
 from agent.steps import NODE_LOST, Collaborators, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
 
     from agent.loops import Loops
 
 _log = structlog.get_logger()
 _JOURNAL_PAUSE_SECONDS = 1.0
+#: SIGKILL acts at once, unless a process hangs in the kernel.
+_UNKILLABLE_SECONDS = 20.0
+_JOURNAL = "journal"
 #: The child that ships the log to `log_uri` must not compete with the trainer's start.
 _LOG_CHILD_DELAY_SECONDS = 2.0
 
@@ -61,7 +64,7 @@ class Supervisor:
     loops: Loops
     changed: Callable[[], None]
     deadline_grace: timedelta
-    not_ready_reason: str = ""
+    _unready: dict[str, str] = field(init=False, default_factory=dict)
     _steps: Steps = field(init=False)
     _owned: dict[AttemptKey, _Owned] = field(init=False, default_factory=dict)
     _wanted: Wanted = field(init=False, default_factory=Wanted)
@@ -69,6 +72,11 @@ class Supervisor:
 
     def __post_init__(self) -> None:
         self._steps = Steps(self.collaborators)
+
+    @property
+    def not_ready_reason(self) -> str:
+        """Why the node can take no jobs now, in words; empty: it can."""
+        return "; ".join(self._unready.values())
 
     def recover(self) -> None:
         """Take back every attempt of a former agent, live trainers included. Before anything else."""
@@ -177,28 +185,44 @@ class Supervisor:
         try:
             self._steps.adopt(key)
         except JournalError as error:
-            self._unready(str(error))
+            self._complain(_JOURNAL, str(error))
             return
-        self._unready("")
+        self._content(_JOURNAL)
         self._owned[key] = _Owned(Run(key))
         _log.info("attempt taken up", job=key.uid, attempt=key.number)
         self._news.set()
 
     async def _carry_out(self, owned: _Owned, action: Action, lane: str) -> None:
         try:
-            changes = await self._steps.carry_out(action, owned.run)
+            with self._complaining_if_stuck(action):
+                changes = await self._steps.carry_out(action, owned.run)
         except JournalError as error:
-            self._unready(str(error))
+            self._complain(_JOURNAL, str(error))
             await asyncio.sleep(_JOURNAL_PAUSE_SECONDS)
             return
         finally:
             setattr(owned, lane, None)
             self._news.set()
-        self._unready("")
+        self._content(_JOURNAL)
         if action.do is Do.REMOVE:
             del self._owned[action.key]
             self.changed()
         self._change(owned, changes)
+
+    @contextlib.contextmanager
+    def _complaining_if_stuck(self, action: Action) -> Iterator[None]:
+        """Processes that will not die keep their devices: the node must take nothing more, and say so."""
+        if action.do not in {Do.KILL, Do.SWEEP}:
+            yield
+            return
+        patience = self.collaborators.grace.total_seconds() + _UNKILLABLE_SECONDS
+        words = f"processes of attempt {action.key} do not die"
+        timer = asyncio.get_running_loop().call_later(patience, self._complain, str(action.key), words)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._content(str(action.key))
 
     def _change(self, owned: _Owned, changes: dict[str, Any]) -> None:
         before = owned.run.stage
@@ -208,13 +232,15 @@ class Supervisor:
             self.changed()
         self._news.set()
 
-    def _unready(self, reason: str) -> None:
-        if reason != self.not_ready_reason:
-            self.not_ready_reason = reason
-            if reason:
-                _log.warning("node not ready", reason=reason)
-            else:
-                _log.info("node ready again")
+    def _complain(self, about: str, reason: str) -> None:
+        if self._unready.get(about) != reason:
+            self._unready[about] = reason
+            _log.warning("node not ready", reason=reason)
+            self.changed()
+
+    def _content(self, about: str) -> None:
+        if self._unready.pop(about, ""):
+            _log.info("node no longer held back", by=about)
             self.changed()
 
     def _watch(self, owned: _Owned) -> None:

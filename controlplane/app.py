@@ -76,7 +76,9 @@ class _Services:
         )
         self.deliveries = Deliveries(store, outbound=outbound, vault=self.vault, clock=clock)
         pace = NodePace(settings.sync_interval, node_grace=settings.grace)
-        self.nodes = Nodes(recorder, store=store, clock=clock, pace=pace)
+        self.nodes = Nodes(
+            recorder, store=store, clock=clock, pace=pace, listening=lambda: connection.client.is_connected
+        )
         self.agents = Agents(
             nodes=self.nodes,
             claims=Claims(recorder, vault=self.vault),
@@ -105,11 +107,11 @@ class _Services:
         """Whether a job could be accepted, and with `with_node` also placed, now."""
         try:
             await self.store.ping()
+            if not with_node:
+                return True
+            return self.connection.client.is_connected and await self.nodes.any_ready()
         except StoreUnavailable:
             return False
-        if not with_node:
-            return True
-        return self.connection.client.is_connected and await self.nodes.any_ready()
 
 
 async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:

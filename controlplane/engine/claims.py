@@ -42,6 +42,8 @@ class Claims:
             return ClaimAnswer(Grant.REFUSED, reason="UNKNOWN_ATTEMPT")
         if not _current(job, attempt):
             return ClaimAnswer(Grant.REFUSED, reason="NOT_CURRENT")
+        if _superseded(changes, asked):
+            return ClaimAnswer(Grant.NOT_NOW)
         row = tx.attempt_nodes([ref], asked.node)[ref]
         if row.claim_nonce and row.claim_nonce != asked.nonce:
             return ClaimAnswer(Grant.REFUSED, reason="CLAIMED_BY_ANOTHER")
@@ -61,6 +63,12 @@ class Claims:
 
 def _current(job: Job, attempt: Attempt) -> bool:
     return job.attempt == attempt.number and job.state in LIVE and attempt.state is not AttemptState.LOST
+
+
+def _superseded(changes: Changes, asked: ClaimAsked | CommitAsked) -> bool:
+    """Whether a newer agent of the same name exists: its next sync tells this one, which concludes nothing before."""
+    node = changes.tx.node(asked.node)
+    return node is not None and asked.incarnation < node.incarnation
 
 
 def _assignment(changes: Changes, job: Job, attempt: Attempt) -> dict[str, Any]:
@@ -99,13 +107,20 @@ def _commit(changes: Changes, asked: CommitAsked) -> CommitAnswer:
     if attempt.manifest_digest:
         same = attempt.manifest_digest == asked.manifest_digest
         return CommitAnswer(Grant.GRANTED) if same else CommitAnswer(Grant.REFUSED, reason="ANOTHER_MANIFEST")
-    if job.state is State.STARTING or not _current(job, attempt):
+    if not _current(job, attempt):
         return CommitAnswer(Grant.REFUSED, reason="NOT_CURRENT")
+    if job.state is State.STARTING or _superseded(changes, asked):
+        # The reports that say that it ran are on their way; or a newer agent has the attempt.
+        return CommitAnswer(Grant.NOT_NOW)
+    return _granted(changes, job, attempt, digest=asked.manifest_digest)
+
+
+def _granted(changes: Changes, job: Job, attempt: Attempt, *, digest: str) -> CommitAnswer:
     try:
-        moved = changes.apply(job, n.CommitGranted(ref.number))
+        moved = changes.apply(job, n.CommitGranted(attempt.number))
     except (MoveNotAllowed, IllegalNews):
         return CommitAnswer(Grant.REFUSED, reason=job.state.value)
     if not moved.granted:
         return CommitAnswer(Grant.REFUSED, reason=job.state.value)
-    tx.save_attempt(replace(attempt, manifest_digest=asked.manifest_digest))
+    changes.tx.save_attempt(replace(attempt, manifest_digest=digest))
     return CommitAnswer(Grant.GRANTED)

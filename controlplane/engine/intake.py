@@ -100,7 +100,9 @@ class _Reading:
         news = report.news
         if isinstance(news, n.Published) and not self._is_granted(ref, report.output):
             _log.error("published_without_grant", job=job.job_id, attempt=ref.number, node=self._batch.node)
-            return job
+            # Nothing of the attempt is left on its node, so its devices are free and its job must go on.
+            reason = "ARTIFACTS_LOST" if job.granted else "NODE_LOST"
+            news = n.Failed(ref.number, reason, "its node published what it was not granted")
         try:
             moved = self._changes.apply(job, news) if news is not None else job
         except IllegalNews as error:  # an agent that lies, or a bug: it must not stop the others' reports

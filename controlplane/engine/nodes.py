@@ -8,7 +8,8 @@ does not know, although it claimed it, is lost after two such syncs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import contextlib
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from controlplane.domain import news as n
@@ -16,12 +17,14 @@ from controlplane.domain import placement
 from controlplane.domain.attempt import Attempt, AttemptState
 from controlplane.domain.job import State
 from controlplane.domain.node import AttemptRef, Node, NodeState, Stage, Stop, Sync, Wanted
+from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
 
     from controlplane.domain.job import Job
+    from controlplane.domain.node import AttemptStatus
     from controlplane.engine.changes import Changes, Recorder
     from controlplane.engine.ports import Clock, Store, Transaction
 
@@ -45,6 +48,15 @@ class NodePace:
     node_grace: timedelta
 
 
+@dataclass(slots=True)
+class _Judgement:
+    """What is wanted of a node's attempts."""
+
+    claim: list[AttemptRef] = field(default_factory=list)
+    stop: list[Stop] = field(default_factory=list)
+    settled: list[AttemptRef] = field(default_factory=list)
+
+
 #: An attempt claimed so recently may be missing from a sync that was sent before.
 _SETTLING_US = 10_000_000
 
@@ -52,97 +64,120 @@ _SETTLING_US = 10_000_000
 class Nodes:
     """Answers syncs, and gives up nodes that are silent."""
 
-    def __init__(self, recorder: Recorder, *, store: Store, clock: Clock, pace: NodePace) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        store: Store,
+        clock: Clock,
+        pace: NodePace,
+        listening: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._recorder = recorder
         self._store = store
         self._clock = clock
         self._sync_seconds = pace.sync_interval.total_seconds()
         self._grace_seconds = pace.node_grace.total_seconds()
+        self._listening = listening
+        """Whether what nodes say can reach us."""
         self._heard: dict[str, float] = {}
         """Node -> when it last spoke, on our monotonic clock: silence is judged on no other."""
-        self._missing: dict[AttemptRef, int] = {}
-        """Claimed attempts that their node left out of a sync, and how many times in a row."""
+        self._window = clock.monotonic()
+        """Silence before this is nobody's: we were not there to hear."""
+        self._newest: dict[str, int] = {}
+        """Node -> the newest incarnation of its agent that we know of."""
+        self._missing: dict[str, frozenset[AttemptRef]] = {}
+        """Node -> claimed attempts that it left out of its last sync."""
 
     async def sync(self, said: Sync) -> Wanted:
         """Records what a node says, and answers what is wanted of it."""
-        self._heard[said.node] = self._clock.monotonic()
-        return await self._recorder.write(lambda changes: self._sync(changes, said))
+        if not 0 < said.incarnation < self._newest.get(said.node, 0):  # an older agent's voice is not the node's
+            # At receipt, because a database that is slow or away makes no node silent.
+            self._heard[said.node] = self._clock.monotonic()
+        missing: set[AttemptRef] = set()
 
-    def _sync(self, changes: Changes, said: Sync) -> Wanted:
+        def work(changes: Changes) -> Wanted:
+            missing.clear()
+            return self._sync(changes, said, missing)
+
+        wanted = await self._recorder.write(work)
+        if wanted.outcome == "APPLIED":
+            self._missing[said.node] = frozenset(missing)
+        if wanted.incarnation:
+            self._newest[said.node] = wanted.incarnation
+        return wanted
+
+    def _sync(self, changes: Changes, said: Sync, missing: set[AttemptRef]) -> Wanted:
         known = changes.tx.node(said.node)
         if said.incarnation and known is not None:
             if said.incarnation < known.incarnation:
                 return Wanted("SUPERSEDED", incarnation=known.incarnation)
-            if said.counter <= known.counter:
+            if said.incarnation == known.incarnation and said.counter <= known.counter:
                 return Wanted("NOT_NOW", next_sync_seconds=self._sync_seconds)
         node = _heard(known, said, now_us=changes.now_us)
         if known is None or known.state is not node.state or known.inventory != node.inventory:
             changes.told.capacity = True
         changes.tx.save_node(node)
-        claim, stop, settled = self._judge(changes, said)
+        found = self._judge(changes, said, missing)
         return Wanted(
             outcome="APPLIED",
             incarnation=node.incarnation,
             generation=node.generation,
-            claim=tuple(claim),
-            stop=tuple(stop),
-            settled=tuple(settled),
+            claim=tuple(found.claim),
+            stop=tuple(found.stop),
+            settled=tuple(found.settled),
             next_sync_seconds=self._sync_seconds,
         )
 
-    def _judge(self, changes: Changes, said: Sync) -> tuple[list[AttemptRef], list[Stop], list[AttemptRef]]:
+    def _judge(self, changes: Changes, said: Sync, missing: set[AttemptRef]) -> _Judgement:
         charged = {AttemptRef(a.job_uid, a.number): a for a in changes.tx.charged_on(said.node)}
         there = {status.attempt: status for status in said.attempts}
         jobs = changes.tx.jobs({ref.job_uid for ref in (*charged, *there)})
         others = changes.tx.attempts([ref for ref in there if ref not in charged])
-        claim: list[AttemptRef] = []
-        stop: list[Stop] = []
-        settled: list[AttemptRef] = []
+        found = _Judgement()
         for ref, attempt in charged.items():
             if ref in there:
-                self._missing.pop(ref, None)
-            elif attempt.state is AttemptState.ASSIGNED:
+                continue
+            if attempt.state is AttemptState.ASSIGNED:
                 if _current(jobs, attempt):
-                    claim.append(ref)
+                    found.claim.append(ref)
+            elif changes.now_us - attempt.claim_time_us < _SETTLING_US:
+                continue
+            elif ref in self._missing.get(said.node, ()):
+                _give_up(changes, attempt, jobs.get(ref.job_uid), "no longer knows the attempt: its data is gone")
             else:
-                self._absent(changes, attempt, jobs.get(ref.job_uid))
+                missing.add(ref)
         for ref, status in there.items():
             attempt_ = charged.get(ref) or others.get(ref)
-            if attempt_ is None or attempt_.node != said.node:
-                continue  # a restored database must not end today's training
-            if status.stage is Stage.ENDED:
-                if self._recorded(changes, ref, said.node) >= status.reports and not attempt_.charged:
-                    settled.append(ref)
-            elif (why := _why_stop(jobs.get(ref.job_uid), attempt_)) is not None:
-                stop.append(Stop(ref, why))
-        return claim, stop, settled
+            if attempt_ is not None and attempt_.node == said.node:  # else a restored database: it is kept
+                self._judge_known(changes, status, attempt_, job=jobs.get(ref.job_uid), found=found)
+        return found
+
+    def _judge_known(
+        self, changes: Changes, status: AttemptStatus, attempt: Attempt, *, job: Job | None, found: _Judgement
+    ) -> None:
+        """What is wanted of an attempt that its node has."""
+        if status.stage is not Stage.ENDED:
+            if (why := _why_stop(job, attempt)) is not None:
+                found.stop.append(Stop(status.attempt, why))
+        elif self._recorded(changes, status.attempt, attempt.node) >= status.reports:
+            if not attempt.charged:
+                found.settled.append(status.attempt)
+            elif attempt.state is not AttemptState.ASSIGNED:
+                _give_up(changes, attempt, job, "ended it without a last report that can be read")
 
     def _recorded(self, changes: Changes, ref: AttemptRef, node: str) -> int:
         row = changes.tx.attempt_nodes([ref], node).get(ref)
         return row.applied if row else 0
 
-    def _absent(self, changes: Changes, attempt: Attempt, job: Job | None) -> None:
-        """Its node claimed it, and no longer knows it: after two such syncs its processes count as gone."""
-        ref = AttemptRef(attempt.job_uid, attempt.number)
-        if changes.now_us - attempt.claim_time_us < _SETTLING_US:
-            return
-        self._missing[ref] = self._missing.get(ref, 0) + 1
-        if self._missing[ref] < 2:
-            return
-        del self._missing[ref]
-        lost = n.Lost(attempt.number, "NODE_LOST", f"node {attempt.node} no longer knows the attempt: its data is gone")
-        changes.tx.save_attempt(
-            replace(attempt, state=AttemptState.ENDED, end_time_us=changes.now_us, reason=lost.reason)
-        )
-        changes.told.capacity = True
-        if job is not None:
-            moved = changes.apply(job, lost)
-            changes.told.queue |= moved.state is State.RECOVERING
-
     def silent(self, nodes: list[Node]) -> set[str]:
-        """Nodes that have not spoken for the grace. After our own start each gets a fresh window."""
+        """Nodes that have not spoken for the grace. After our own start or absence each gets a fresh window."""
         now = self._clock.monotonic()
-        return {node.name for node in nodes if now - self._heard.setdefault(node.name, now) > self._grace_seconds}
+        return {
+            node.name
+            for node in nodes
+            if now - max(self._heard.get(node.name, self._window), self._window) > self._grace_seconds
+        }
 
     async def page(self) -> list[NodeView]:
         """Every node, by name."""
@@ -167,10 +202,19 @@ class Nodes:
         return any(node.state is NodeState.READY and node.name in self._heard for node in nodes)
 
     async def watch(self) -> None:
-        """The loop: gives up silent nodes; their attempts are lost, their devices stay charged."""
+        """The loop: gives up silent nodes; their attempts are lost, their devices stay charged.
+
+        Nobody is given up for what kept us from hearing: NATS away, or this process stopped. A third of the grace (one
+        sync of the three that fit in it) is forgiven without a fresh window.
+        """
+        looked = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._sync_seconds)
-            await self._recorder.write(self.give_up_silent)
+            before, looked = looked, self._clock.monotonic()
+            if not self._listening() or looked - before > self._sync_seconds + self._grace_seconds / 3:
+                self._window = looked
+            with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the next look finds the same
+                await self._recorder.write(self.give_up_silent)
 
     def give_up_silent(self, changes: Changes) -> None:
         """One look at all nodes."""
@@ -196,6 +240,22 @@ class Nodes:
             changes.tx.save_attempt(replace(attempt, state=state, end_time_us=changes.now_us, reason="NODE_LOST"))
             changes.apply(job, n.Lost(attempt.number, "NODE_LOST", f"node {node} has been silent for {seconds}"))
             changes.told.queue = True
+
+
+def _give_up(changes: Changes, attempt: Attempt, job: Job | None, why: str) -> None:
+    """Nothing of it is left on its node, and its end was not told: its devices are free, its job recovers."""
+    current = job is not None and job.attempt == attempt.number
+    # What was granted may be published, or lie there half: nobody else may publish any more.
+    reason = "ARTIFACTS_LOST" if current and job is not None and job.granted else "NODE_LOST"
+    message = f"node {attempt.node} {why}"
+    changes.tx.save_attempt(
+        replace(attempt, state=AttemptState.ENDED, end_time_us=attempt.end_time_us or changes.now_us, reason=reason)
+    )
+    changes.told.capacity = True
+    if job is not None:
+        news = n.Failed if reason == "ARTIFACTS_LOST" else n.Lost
+        moved = changes.apply(job, news(attempt.number, reason, message))
+        changes.told.queue |= moved.state is State.RECOVERING
 
 
 def _heard(known: Node | None, said: Sync, *, now_us: int) -> Node:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Mapping
 
 
+_CANCEL_AGAIN_SECONDS = 0.5
+
+
 class LoopDied(Exception):  # noqa: N818 - it says what happened
     """A loop ended; the cause, if any, is chained."""
 
@@ -37,5 +40,8 @@ async def running(loops: Mapping[str, Coroutine[None, None, None]]) -> AsyncIter
         yield died
     finally:
         for task in reversed(tasks):
-            task.cancel()
-            await asyncio.wait([task])
+            # More than once: `asyncio.wait_for`, which nats-py uses, loses a cancellation that comes together with what
+            # it waits for (https://github.com/python/cpython/issues/86296, mended in Python 3.12).
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)

@@ -26,18 +26,20 @@ from controlplane.domain import delivery as d
 from controlplane.domain.delivery import Delivery, Endpoint, EndpointState, Outcome, PendingRetry
 from controlplane.domain.event import DEFAULT_WEBHOOK_TYPES, TERMINAL_TYPES
 from controlplane.engine.changes import DELIVERY_SECRET
-from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+from controlplane.engine.ports import Answer, OutcomeUnknown, StoreUnavailable
 from controlplane.engine.signals import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from controlplane.domain.event import StoredEvent
-    from controlplane.engine.ports import Answer, Clock, Outbound, Store, Transaction, Vault
+    from controlplane.engine.ports import Clock, Outbound, Store, Transaction, Vault
 
 CONCURRENCY = 64
 SWEEP_SECONDS = 1.0
 SECRET_RETENTION = timedelta(days=7)
+_PACE_SECONDS = 0.02
+_UNRECORDED_SECONDS = 5.0
 _KIND = "webhook"
 _PAGE = 500
 
@@ -86,7 +88,7 @@ class Deliveries:
     """Tells the webhooks of all jobs."""
 
     def __init__(self, store: Store, *, outbound: Outbound, vault: Vault, clock: Clock) -> None:
-        self.bell = Bell()
+        self.bell = Bell(pace_seconds=_PACE_SECONDS)
         self._store = store
         self._outbound = outbound
         self._vault = vault
@@ -110,12 +112,15 @@ class Deliveries:
         while True:
             before_us = self._clock.now_us() - int(SECRET_RETENTION.total_seconds() * 1e6)
 
-            def work(tx: Transaction, before_us: int = before_us) -> None:
-                for uid in tx.old_secrets(ended_before_us=before_us, limit=_PAGE):
+            def work(tx: Transaction, before_us: int = before_us) -> int:
+                uids = tx.old_secrets(ended_before_us=before_us, limit=_PAGE)
+                for uid in uids:
                     tx.set_sealed_secrets(uid, b"")
+                return len(uids)
 
             with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the next round finds the same
-                await self._store.write(work)
+                while await self._store.write(work) == _PAGE:
+                    pass
             await self._clock.sleep(3600)
 
     async def _adopt(self) -> None:
@@ -131,9 +136,15 @@ class Deliveries:
                 pass
 
     async def _start_due(self, tries: asyncio.TaskGroup) -> None:
+        if len(self._busy) >= CONCURRENCY:
+            return
         now_us = self._clock.now_us()
+        # As many as are tried at once: whichever of them are busy, enough others are there for the free places.
         endpoints, retries = await self._store.read(
-            lambda tx: (tx.due_endpoints(now_us=now_us, limit=_PAGE), tx.due_retries(now_us=now_us, limit=_PAGE))
+            lambda tx: (
+                tx.due_endpoints(now_us=now_us, limit=CONCURRENCY),
+                tx.due_retries(now_us=now_us, limit=CONCURRENCY),
+            )
         )
         for endpoint in endpoints:
             self._start(tries, (endpoint.job_uid, 0), partial(self._serve, endpoint))
@@ -147,8 +158,10 @@ class Deliveries:
 
         async def guarded() -> None:
             try:
-                with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the sweep finds it again
-                    await work()
+                await work()
+            except (StoreUnavailable, OutcomeUnknown):
+                # The sweep finds it again, and would at once: what cannot be written down is not posted all the time.
+                await self._clock.sleep(_UNRECORDED_SECONDS)
             finally:
                 self._busy.discard(key)
                 self.bell.ring()
@@ -244,7 +257,10 @@ class Deliveries:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signature(secret, event_id=event_id, timestamp=timestamp, body=body),
         }
-        secrets = self._vault.open(due.secrets, uid=event.uid) if due.secrets else {}
+        try:
+            secrets = self._vault.open(due.secrets, uid=event.uid) if due.secrets else {}
+        except ValueError as error:
+            return Answer(0, None, f"not sent: its secrets are {error}", timedelta())
         if DELIVERY_SECRET in secrets:
             headers["authorization"] = secrets[DELIVERY_SECRET]
         return await self._outbound.post(due.url, body=body, headers=headers, deadline=d.TRY_DEADLINE)

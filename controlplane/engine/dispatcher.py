@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from controlplane.domain import news as n
 from controlplane.domain import placement, spec
 from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 from controlplane.engine.signals import Bell
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 1.0
 PAGE = 500
+_PACE_SECONDS = 0.02
 _FULL_SWEEPS = 30
 """Every so many sweeps the whole queue is walked, whatever the hints said."""
 _BEGINNING = (101, "")
@@ -33,7 +35,7 @@ class Dispatcher:
     """Places waiting jobs, and queues recovered ones again."""
 
     def __init__(self, recorder: Recorder, *, rules: Rules) -> None:
-        self.bell = Bell()
+        self.bell = Bell(pace_seconds=_PACE_SECONDS)
         self._recorder = recorder
         self._rules = rules
         self._walk: tuple[int, str] | None = _BEGINNING
@@ -51,9 +53,12 @@ class Dispatcher:
         self._walks += 1
 
     async def run(self) -> None:
-        """The loop: a round on every hint, and every second."""
+        """The loop: a round on every hint, and every second; SQL being away only delays it."""
         while True:
-            more = await self.round()
+            try:
+                more = await self.round()
+            except (StoreUnavailable, OutcomeUnknown):
+                more = False  # the next sweep finds what there is
             if not more and not await self.bell.wait(SWEEP_SECONDS):
                 self._sweeps += 1
                 if self._sweeps % _FULL_SWEEPS == 0:
@@ -68,12 +73,14 @@ class Dispatcher:
                 changes.apply(job, n.Requeued())
             unseen = changes.tx.unseen_jobs(limit=PAGE)
             page = changes.tx.waiting_jobs(limit=PAGE, after=walk) if walk else []
+            following = (page[-1].priority, page[-1].job.uid) if len(page) == PAGE else None
             seen = {waiting.job.uid for waiting in page}
             waiting = page + [w for w in unseen if w.job.uid not in seen]
+            waiting.sort(key=_turn)
+            if following is not None:  # a job behind the page waits for the walk: those between come before it
+                waiting = [w for w in waiting if _turn(w) <= _turn(page[-1])]
             if waiting:
-                waiting.sort(key=lambda w: (-w.priority, w.job.uid))
                 self._place(changes, waiting)
-            following = (page[-1].priority, page[-1].job.uid) if len(page) == PAGE else None
             return following, len(unseen) == PAGE
 
         following, more = await self._recorder.write(work)
@@ -121,6 +128,11 @@ class Dispatcher:
         changes.tx.insert_attempt(_attempt(moved.uid, moved.attempt, waiting.requirement, chosen, changes.now_us))
         changes.told.wake.add(chosen.node)
         return True
+
+
+def _turn(waiting: WaitingJob) -> tuple[int, str]:
+    """Sorts by priority, then age."""
+    return -waiting.priority, waiting.job.uid
 
 
 def _attempt(uid: str, number: int, need: Requirement, chosen: Placement, now_us: int) -> Attempt:

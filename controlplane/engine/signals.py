@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 
 class Bell:
-    """Rung by many, heard by one loop: rings between two waits are one."""
+    """Rung by many, heard by one loop: rings between two waits are one.
 
-    def __init__(self) -> None:
+    After a quiet moment a ring is heard at once; else `pace_seconds` after the listener was last done, so that under
+    load its rounds grow instead of their number.
+    """
+
+    def __init__(self, *, pace_seconds: float = 0.0) -> None:
         self._rung = asyncio.Event()
+        self._pace_seconds = pace_seconds
 
     def ring(self) -> None:
         """Wakes the waiter, now or at its next wait."""
@@ -25,11 +30,16 @@ class Bell:
 
     async def wait(self, seconds: float) -> bool:
         """Waits for a ring, at most so long; answers whether there was one."""
+        loop = asyncio.get_running_loop()
+        earliest = loop.time() + self._pace_seconds
         try:
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
         except TimeoutError:
             return False
+        early = earliest - loop.time()
+        if early > 0:
+            await asyncio.sleep(early)
         self._rung.clear()
         return True
 

@@ -1,6 +1,6 @@
 """Taking jobs: many submits share one commit.
 
-    submit ──► queue ──► loop: linger a little ──► ONE transaction: jobs, first events ──► every caller answered
+    submit ──► queue ──► loop: linger while more come ──► ONE transaction: jobs, first events ──► every caller answered
 
 Invariant 1: the answer comes after the commit. Invariant 2: the name decides; a repeat answers the job that is there, a
 changed one is refused naming the paths that differ.
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from controlplane.engine.ports import Clock, Store, Transaction, Vault
 
 LINGER = timedelta(milliseconds=2)
+"""A batch waits for the next submit so long, at first and after each that came,"""
+MAX_LINGER = timedelta(milliseconds=30)
+"""but its first not longer than this."""
 MAX_BATCH = 256
 MAX_WAITING = 4_096
 _RETRY_AFTER = timedelta(seconds=1)
@@ -97,10 +100,18 @@ class Submissions:
         """The loop: one batch after the other, for ever."""
         while True:
             batch = [await self._waiting.get()]
-            await self._clock.sleep(LINGER.total_seconds())
+            await self._linger()
             while len(batch) < MAX_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             await self._store_batch(batch)
+
+    async def _linger(self) -> None:
+        """Waits while more submits come: a transaction costs as much as judging several of them."""
+        until = self._clock.monotonic() + MAX_LINGER.total_seconds()
+        before = -1
+        while before < self._waiting.qsize() < MAX_BATCH and self._clock.monotonic() < until:
+            before = self._waiting.qsize()
+            await self._clock.sleep(LINGER.total_seconds())
 
     def _new(self, raw: dict[str, Any], *, project: str, idempotency_key: str) -> _Pending:
         now_us = self._clock.now_us()

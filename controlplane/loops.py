@@ -24,11 +24,13 @@ async def running(loops: Mapping[str, Coroutine[None, None, None]]) -> AsyncIter
     At the end they are cancelled, the last started first, each awaited before the next.
     """
     died: asyncio.Future[LoopDied] = asyncio.get_running_loop().create_future()
+    ending = False
 
     def note(task: asyncio.Task[None]) -> None:
-        if task.cancelled() or died.done():
+        if ending or died.done():
             return
-        error = task.exception()
+        # A loop that something within it cancelled is as dead as one that raised.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         death = LoopDied(f"{task.get_name()}: {'returned' if error is None else f'{type(error).__name__}: {error}'}")
         death.__cause__ = error
         died.set_result(death)
@@ -39,6 +41,7 @@ async def running(loops: Mapping[str, Coroutine[None, None, None]]) -> AsyncIter
     try:
         yield died
     finally:
+        ending = True
         for task in reversed(tasks):
             # More than once: `asyncio.wait_for`, which nats-py uses, loses a cancellation that comes together with what
             # it waits for (https://github.com/python/cpython/issues/86296, mended in Python 3.12).

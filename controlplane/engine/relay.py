@@ -73,7 +73,11 @@ class Relay:
     async def round(self) -> bool:
         """Publishes one batch; answers whether more is owed."""
         if not self._stream_known:
-            await self._check_stream()
+            try:
+                await self._check_stream()
+            except BaseException:
+                self._stream_known = False
+                raise
         batch = await self._store.read(self._collect)
         if batch.events:
             await self._bus.publish(batch.events)
@@ -102,6 +106,7 @@ class Relay:
 
     async def _check_stream(self) -> None:
         """A stream made anew (its store was lost) gets again what retention asks for."""
+        self._stream_known = True  # first, so that a reconnection in the midst of it has it checked again
         stream = await self._bus.ensure_stream()
         since_us = self._clock.now_us() - int(self._pace.retention.total_seconds() * 1e6)
 
@@ -113,4 +118,3 @@ class Relay:
                 tx.set_meta(_META_STREAM, stream.identity)
 
         await self._store.write(work)
-        self._stream_known = True

@@ -27,17 +27,19 @@ PAGE = 500
 class _Topic:
     """The watchers of one job."""
 
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
-    reads: dict[int, asyncio.Future[Sequence[StoredEvent]]] = field(default_factory=dict)
+    waiting: set[asyncio.Future[None]] = field(default_factory=set)
+    reads: dict[int, asyncio.Future[Sequence[StoredEvent] | None]] = field(default_factory=dict)
+    """By the number they read after; None: the reader went away."""
     watchers: int = 0
 
 
 class Watches:
     """Hands a job's events to any number of watchers."""
 
-    def __init__(self, store: Store, *, recent: Recent) -> None:
+    def __init__(self, store: Store, *, recent: Recent, keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
         self._store = store
         self._recent = recent
+        self._keep_alive_seconds = keep_alive_seconds
         self._topics: dict[str, _Topic] = {}
 
     def hint(self, uids: Iterable[str]) -> None:
@@ -45,7 +47,7 @@ class Watches:
         for uid in uids:
             topic = self._topics.get(uid)
             if topic is not None:
-                waiting, topic.waiting = topic.waiting, []
+                waiting, topic.waiting = topic.waiting, set()
                 for future in waiting:
                     if not future.done():
                         future.set_result(None)
@@ -53,43 +55,66 @@ class Watches:
     async def follow(self, uid: str, *, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """Yields the events after a number, in order; an empty row is a keep-alive. Ends after the terminal event.
 
+        Close it when you leave it early: it holds a place among the job's watchers.
+
         Raises:
             StoreUnavailable: SQL is away; the watcher can resume from its number.
         """
         topic = self._topics.setdefault(uid, _Topic())
         topic.watchers += 1
+        hint = asyncio.get_running_loop().create_future()
+        quiet = True
         try:
             while True:
                 hint = asyncio.get_running_loop().create_future()
-                topic.waiting.append(hint)  # before reading, so that nothing falls between
+                topic.waiting.add(hint)  # before reading, so that nothing falls between
                 row = await self._row(topic, uid, after)
                 if row:
                     yield row
                     after = row[-1].sequence
                     if row[-1].type in TERMINAL_TYPES:
                         return
-                elif not await _within(hint, KEEP_ALIVE_SECONDS):
-                    yield ()
-                if not hint.done():
-                    topic.waiting.remove(hint)
+                elif quiet and await self._is_over(uid, after):
+                    return
+                else:
+                    quiet = not await _within(hint, self._keep_alive_seconds)
+                    if quiet:
+                        yield ()
+                topic.waiting.discard(hint)
         finally:
+            topic.waiting.discard(hint)
             topic.watchers -= 1
             if not topic.watchers:
                 self._topics.pop(uid, None)
 
+    async def _is_over(self, uid: str, after: int) -> bool:
+        """Whether nothing can follow: asked for by who resumes from the terminal event, or even beyond."""
+        job = await self._store.read(lambda tx: tx.job(uid))
+        return job is None or (job.terminal and job.last_sequence <= after)
+
     async def _row(self, topic: _Topic, uid: str, after: int) -> Sequence[StoredEvent]:
-        held = self._recent.after(uid, after, limit=PAGE)
-        if held is not None:
-            return held
-        reading = topic.reads.get(after)
-        if reading is not None:
-            return await asyncio.shield(reading)
+        while True:
+            held = self._recent.after(uid, after, limit=PAGE)
+            if held is not None:
+                return held
+            reading = topic.reads.get(after)
+            if reading is None:
+                return await self._read(topic, uid, after)
+            row = await asyncio.shield(reading)
+            if row is not None:
+                return row
+
+    async def _read(self, topic: _Topic, uid: str, after: int) -> Sequence[StoredEvent]:
+        """Reads SQL for all who ask for the same meanwhile."""
         reading = topic.reads[after] = asyncio.get_running_loop().create_future()
         try:
             row = await self._store.read(lambda tx: tx.events_after(uid, after, limit=PAGE))
         except BaseException as error:
-            reading.set_exception(error if isinstance(error, Exception) else ConnectionError("the reader went away"))
-            reading.exception()  # seen, also where nobody shares the read
+            if isinstance(error, Exception):
+                reading.set_exception(error)
+                reading.exception()  # seen, also where nobody shares the read
+            else:
+                reading.set_result(None)  # this watcher was cancelled: one of the others reads
             raise
         else:
             reading.set_result(row)

@@ -90,7 +90,7 @@ class Stack:
     """All parts; see `start`."""
 
     directory: Path
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("--dev", "--allow-loopback")
     """Further flags of the control plane."""
     natsd: Natsd = field(init=False)
     controlplane: Part = field(init=False)
@@ -114,6 +114,17 @@ class Stack:
                 [*argv, "--data-dir", str(data_dir)], self.directory / "gateway.log", {}, "gateway http="
             )
             self.gateway.start()
+            self._await_gateway()
+
+    def _await_gateway(self) -> None:
+        """The launcher says where it will listen, and then becomes Envoy: only an answer proves that it does."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if self.http("GET", "/train?page_size=1")[0] == 200:
+                    return
+            time.sleep(0.02)
+        raise AssertionError("the gateway does not answer")
 
     def start_controlplane(self) -> None:
         """Starts it, or starts it again on the same port."""
@@ -121,7 +132,7 @@ class Stack:
         argv = [sys.executable, "-m", "controlplane", "--grpc-port", str(self.grpc_port), "--nats", self.natsd.url]
         argv += ["--nats-credentials", str(credentials), "--data-dir", str(self.directory / "controlplane")]
         self.controlplane = Part(
-            [*argv, "--dev", "--allow-loopback", *self.flags],
+            [*argv, *self.flags],
             self.directory / "controlplane.log",
             self.environment,
             "ready grpc=",

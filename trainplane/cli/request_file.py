@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainplane.sdk.documents import YAML_SUFFIXES, yaml_as_json
 
@@ -42,19 +42,20 @@ class _Literal(str):
     __slots__ = ()
 
 
-def read(source: str, *, job_id: str | None = None) -> bytes:
+def read(source: str, *, job_id: str | None = None, stdin: BinaryIO | None = None) -> bytes:
     """The JSON bytes of a request file, or of stdin.
 
     Args:
         source: a path, or `-`.
         job_id: put in place of the file's own.
+        stdin: what `-` reads; None: the process' own.
 
     Raises:
         InvalidRequest: it is YAML, and broken.
         OSError: it cannot be read.
     """
     if source == STDIN:
-        content, folder = sys.stdin.buffer.read(), Path.cwd()
+        content, folder = (stdin or sys.stdin.buffer).read(), Path.cwd()
         is_yaml = not content.lstrip().startswith((b"{", b"[", b'"')) and bool(content.strip())
     else:
         path = Path(source)

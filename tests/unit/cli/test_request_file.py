@@ -1,7 +1,5 @@
 import io
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -48,7 +46,7 @@ def test_what_is_no_object_is_left_for_the_control_plane_to_refuse(body, tmp_pat
     assert edited(body, folder=tmp_path, job_id="b") == body
 
 
-def test_yaml_is_known_by_its_suffix_or_on_stdin_by_its_first_character(tmp_path, monkeypatch):
+def test_yaml_is_known_by_its_suffix_or_on_stdin_by_its_first_character(tmp_path):
     (tmp_path / "r.yml").write_text("job_id: y\n")
     assert json.loads(read(str(tmp_path / "r.yml"))) == {"job_id": "y"}
     for content, expected in (
@@ -56,5 +54,4 @@ def test_yaml_is_known_by_its_suffix_or_on_stdin_by_its_first_character(tmp_path
         (b' {"job_id": "j"}', b' {"job_id": "j"}'),
         (b"", b""),
     ):
-        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-        assert read("-") == expected
+        assert read("-", stdin=io.BytesIO(content)) == expected

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import grpc
 
-from bench import machine, report, submits
+from bench import events, machine, memory, report, start, submits, watchers
 
-BENCHMARKS = {module.NAME: module for module in (submits,)}
+BENCHMARKS = {module.NAME: module for module in (submits, start, events, watchers, memory)}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

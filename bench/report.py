@@ -20,20 +20,20 @@ class Line:
     figure: str
     limit: str
     passed: bool
-    reference: str = "–"
+    reference: str = "-"
     ratio: float | None = None
     """The figure by its reference, or, where there is none, by its limit."""
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
-        ratio = "–" if self.ratio is None else f"{self.ratio:.2f}"
+        ratio = "-" if self.ratio is None else f"{self.ratio:.2f}"
         passed = "yes" if self.passed else "**no**"
         return (self.benchmark, self.measured, self.figure, self.reference, ratio, self.limit, passed)
 
     def text(self) -> str:
         """The row for the terminal."""
         ratio = "" if self.ratio is None else f"; ratio {self.ratio:.2f}"
-        against = "" if self.reference == "–" else f"; reference {self.reference}"
+        against = "" if self.reference == "-" else f"; reference {self.reference}"
         verdict = "ok  " if self.passed else "FAIL"
         return f"{verdict} {self.benchmark}: {self.measured}: {self.figure}{against}{ratio} (limit: {self.limit})"
 
@@ -52,8 +52,8 @@ def render(lines: Sequence[Line], *, facts: Sequence[tuple[str, str]]) -> str:
         [
             "# Benchmarks",
             "",
-            "Written by `make bench`, never by hand. A ratio is the figure by its reference, measured in turns in the same run,",
-            "or by its limit where there is no reference. Times are wall times on the machine named here.",
+            "Written by `make bench`, never by hand. A ratio is the figure by its reference, measured in turns in the",
+            "same run, or by its limit where there is no reference. Times are wall times on the machine named here.",
             "",
             *(f"* {name}: {value}" for name, value in facts),
             "",

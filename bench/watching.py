@@ -1,0 +1,102 @@
+"""A process of watchers: follows jobs by WatchJob and notes when each event came.
+
+    ◄── {"address": …}  a Watch         ──► watching
+    ◄── a line: stop                    ──► path of a file with what came: `Seen` as JSON lines, one a stream
+
+Events are kept as bytes while they come and are parsed when all have: the watchers must not be what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from trainplane.v1 import job_event_pb2, job_service_pb2
+
+_METHOD = "/trainplane.v1.JobService/WatchJob"
+_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Whom to watch, and over how many connections."""
+
+    address: str
+    job_ids: list[str]
+    """One stream each; a name may stand there many times."""
+    channels: int
+    path: str
+    """Where to write what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One event as a watcher got it."""
+
+    sequence: int
+    type: str
+    message: str
+    recorded: float
+    """When the control plane recorded it: Unix seconds."""
+    received: float
+
+
+async def _watch(of: Watch) -> None:
+    channels = [grpc.aio.insecure_channel(of.address, options=_OWN_CONNECTION) for _ in range(of.channels)]
+    kept: list[list[tuple[bytes, float]]] = [[] for _ in of.job_ids]
+    begun = [asyncio.Event() for _ in of.job_ids]
+    streams = [
+        asyncio.create_task(_follow(channels[n % of.channels], job_id, kept[n], begun[n]))
+        for n, job_id in enumerate(of.job_ids)
+    ]
+    for event in begun:
+        await event.wait()
+    print("watching", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for stream in streams:
+        stream.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+    _write(of, kept)
+    print(of.path, flush=True)
+
+
+def _write(of: Watch, kept: list[list[tuple[bytes, float]]]) -> None:
+    with Path(of.path).open("w") as file:
+        for job_id, received in zip(of.job_ids, kept, strict=True):
+            seen = [asdict(_seen(content, at)) for content, at in received if content]
+            file.write(json.dumps({"job_id": job_id, "seen": seen}) + "\n")
+
+
+async def _follow(
+    channel: grpc.aio.Channel, job_id: str, kept: list[tuple[bytes, float]], begun: asyncio.Event
+) -> None:
+    call: Any = channel.unary_stream(_METHOD, request_serializer=job_service_pb2.WatchJobRequest.SerializeToString)(
+        job_service_pb2.WatchJobRequest(job_id=job_id)
+    )
+    now = time.time
+    with suppress(asyncio.CancelledError):
+        async for content in call:
+            kept.append((content, now()))
+            begun.set()
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    """What a process wrote: `{"job_id": …, "seen": [Seen, …]}` for each stream."""
+    return [json.loads(row) for row in Path(path).read_text().splitlines()]
+
+
+def _seen(content: bytes, received: float) -> Seen:
+    event = job_event_pb2.JobEvent.FromString(content)
+    return Seen(event.sequence, event.type, event.message, event.time.seconds + event.time.nanos / 1e9, received)
+
+
+if __name__ == "__main__":
+    asyncio.run(_watch(Watch(**json.loads(sys.stdin.readline()))))

@@ -24,9 +24,10 @@ from bench.attempts import seconds_of
 from bench.figures import percentile, spread_ms
 from bench.peers import peer
 from bench.report import Line
-from bench.watching import Watch, read
+from bench.watching import End, Watch, read
 from tests.support.stack import Stack, mock_spec
 from trainplane.v1 import job_service_pb2_grpc
+from trainplane.wire import subjects
 from trainplane.wire.streams import EVENTS
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def _flooded(directory: Path, flood: _Flood) -> _Found:
         written = {job: _written(path, flood, deadline_seconds=60.0) for job, path in attempts.items()}
         stored = asyncio.run(_stored(stack, sum(map(len, written.values())) + len(_LIFECYCLE) * flood.jobs))
         caught_up = time.time()
-        watcher.tell({"stop": True})
+        due = {job: len(lines) + len(_LIFECYCLE) for job, lines in written.items()}
+        watcher.tell(asdict(End(due, CAUGHT_UP_SECONDS)))
         seen = {stream["job_id"]: stream["seen"] for stream in read(watcher.line())}
         received = {job: _received(job, lines, seen[job]) for job, lines in written.items()}
         last = max(times[-1] for times in received.values())
@@ -189,7 +191,7 @@ def _written(attempt: Path, flood: _Flood, *, deadline_seconds: float) -> list[d
 
 async def _stored(stack: Stack, events: int) -> int:
     """Waits until JetStream has as many messages as there are events."""
-    client = await stack.natsd.connect(stack.natsd.control_plane())
+    client = await stack.natsd.connect(stack.natsd.control_plane(), inbox_prefix=subjects.CONTROLPLANE_INBOX)
     try:
         end = time.monotonic() + CAUGHT_UP_SECONDS
         while True:
@@ -201,6 +203,12 @@ async def _stored(stack: Stack, events: int) -> int:
             await asyncio.sleep(0.02)
     finally:
         await client.close()
+
+
+def _gap(numbers: list[int], lines: int) -> str:
+    expected = range(1, lines + len(_LIFECYCLE) + 1)
+    first = next((number for number, due in zip(numbers, expected, strict=False) if number != due), None)
+    return f"{len(numbers)} events for {lines} lines, " + ("cut short" if first is None else f"out of order at {first}")
 
 
 def _counts(line: dict[str, Any]) -> bool:
@@ -215,7 +223,7 @@ def _received(job_id: str, lines: list[dict[str, Any]], seen: list[dict[str, Any
     """
     events = [event for event in seen if event["sequence"]]
     numbers = [event["sequence"] for event in events]
-    assert numbers == list(range(1, len(lines) + len(_LIFECYCLE) + 1)), f"{job_id}: the sequences have a gap"
+    assert numbers == list(range(1, len(lines) + len(_LIFECYCLE) + 1)), f"{job_id}: {_gap(numbers, len(lines))}"
     assert [event["type"] for event in events[: len(_LIFECYCLE)]] == _LIFECYCLE, f"{job_id}: {events[:3]}"
     for line, event in zip(lines, events[len(_LIFECYCLE) :], strict=True):
         assert not _counts(line) or event["message"] == line["message"], f"{job_id}: {line} became {event}"

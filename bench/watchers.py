@@ -18,7 +18,7 @@ from google.api.httpbody_pb2 import HttpBody
 from bench.figures import percentile
 from bench.peers import peer
 from bench.report import Line
-from bench.watching import Watch, read
+from bench.watching import End, Watch, read
 from tests.support.stack import Stack, mock_spec
 from trainplane.v1 import job_service_pb2_grpc
 
@@ -33,6 +33,8 @@ EVENTS = 20
 EVENTS_PER_SECOND = 2
 LIMIT_SECONDS = 0.2
 _JOB_ID = "watched"
+_STARTING = 6
+"""Events of a job before its trainer's first warning: queued, starting, started, three phases."""
 
 
 def measure(directory: Path) -> list[Line]:
@@ -52,7 +54,7 @@ def measure(directory: Path) -> list[Line]:
         time.sleep(EVENTS / EVENTS_PER_SECOND + 3)
         paths = []
         for watcher in watchers:
-            watcher.tell({"stop": True})
+            watcher.tell(asdict(End({_JOB_ID: EVENTS + _STARTING}, deadline_seconds=10.0)))
             paths.append(watcher.line())
         return [_line([stream for path in paths for stream in read(path)])]
 

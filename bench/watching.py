@@ -1,7 +1,7 @@
 """A process of watchers: follows jobs by WatchJob and notes when each event came.
 
     ◄── {"address": …}  a Watch         ──► watching
-    ◄── a line: stop                    ──► path of a file with what came: `Seen` as JSON lines, one a stream
+    ◄── {"events": …}   an End          ──► path of a file with what came: `Seen` as JSON lines, one a stream
 
 Events are kept as bytes while they come and are parsed when all have: the watchers must not be what is measured.
 """
@@ -22,6 +22,7 @@ import grpc
 from trainplane.v1 import job_event_pb2, job_service_pb2
 
 _METHOD = "/trainplane.v1.JobService/WatchJob"
+_LOOK_SECONDS = 0.25
 _OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -35,6 +36,14 @@ class Watch:
     channels: int
     path: str
     """Where to write what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Stop once each stream has had so many events (by job_id), or when the time is over."""
+
+    events: dict[str, int]
+    deadline_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,21 @@ async def _watch(of: Watch) -> None:
     for event in begun:
         await event.wait()
     print("watching", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    end = End(**json.loads(await asyncio.to_thread(sys.stdin.readline)))
+    until = time.monotonic() + end.deadline_seconds
+    while time.monotonic() < until and not _complete(of, kept, end):  # noqa: ASYNC110 - the streams do not wait for it
+        await asyncio.sleep(_LOOK_SECONDS)
     for stream in streams:
         stream.cancel()
     await asyncio.gather(*streams, return_exceptions=True)
     _write(of, kept)
     print(of.path, flush=True)
+
+
+def _complete(of: Watch, kept: list[list[tuple[bytes, float]]], end: End) -> bool:
+    # A keep-alive has no content.
+    counts = [sum(bool(content) for content, _ in received) for received in kept]
+    return all(count >= end.events[job_id] for job_id, count in zip(of.job_ids, counts, strict=True))
 
 
 def _write(of: Watch, kept: list[list[tuple[bytes, float]]]) -> None:

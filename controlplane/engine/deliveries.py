@@ -87,12 +87,15 @@ def signature(secret: str, *, event_id: str, timestamp: int, body: bytes) -> str
 class Deliveries:
     """Tells the webhooks of all jobs."""
 
-    def __init__(self, store: Store, *, outbound: Outbound, vault: Vault, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, *, outbound: Outbound, vault: Vault, clock: Clock, sweep_seconds: float = SWEEP_SECONDS
+    ) -> None:
         self.bell = Bell(pace_seconds=_PACE_SECONDS)
         self._store = store
         self._outbound = outbound
         self._vault = vault
         self._clock = clock
+        self._sweep_seconds = sweep_seconds
         self._busy: set[tuple[str, int]] = set()
         """(job, 0) for an endpoint, (job, sequence) for an overtaken event: never two tries of one at a time."""
 
@@ -105,7 +108,7 @@ class Deliveries:
                     await self._start_due(tries)
                 except (StoreUnavailable, OutcomeUnknown):
                     await self._clock.sleep(SWEEP_SECONDS)
-                await self.bell.wait(SWEEP_SECONDS)
+                await self.bell.wait(self._sweep_seconds)
 
     async def erase(self) -> None:
         """The loop: secrets of deliveries that settled a week ago go."""

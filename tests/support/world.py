@@ -154,7 +154,7 @@ def spec(job_id: str | None = None, **blocks: Any) -> dict[str, Any]:
 class World:
     """Every service, wired as `controlplane.app` wires them."""
 
-    def __init__(self, store: Store, *, blobs: Path, grace_seconds: float = 30.0) -> None:
+    def __init__(self, store: Store, *, blobs: Path, grace_seconds: float = 30.0, sweep_seconds: float = 1.0) -> None:
         self.clock = LoopClock()
         self.store = WaywardStore(store)
         self.vault = MasterVault(MASTER_KEY)
@@ -178,7 +178,9 @@ class World:
             recent=self.recent,
             pace=Pace(timedelta(milliseconds=10), retention=timedelta(days=7)),
         )
-        self.deliveries = Deliveries(self.store, outbound=self.outbound, vault=self.vault, clock=self.clock)
+        self.deliveries = Deliveries(
+            self.store, outbound=self.outbound, vault=self.vault, clock=self.clock, sweep_seconds=sweep_seconds
+        )
         self.pace = NodePace(timedelta(seconds=3), node_grace=timedelta(seconds=grace_seconds))
         self.nodes = Nodes(self.recorder, store=self.store, clock=self.clock, pace=self.pace)
         self.claims = Claims(self.recorder, vault=self.vault)

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,7 +76,13 @@ class Event:
 def timestamp(time_us: int) -> str:
     """RFC 3339 in UTC with microseconds, e.g. `2026-11-23T08:09:44.000123Z`."""
     seconds, micros = divmod(time_us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+    return f"{_whole_seconds(seconds)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _whole_seconds(seconds: int) -> str:
+    """Most events of a moment share their second."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:
@@ -94,6 +102,7 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
     return shown
 
 
+_text = encode_basestring
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -103,33 +112,16 @@ def render(event: Event) -> str:
     Raises:
         ValueError: a number in it is not finite; such news must have been refused before.
     """
-    time = timestamp(event.time_us)
-    data: dict[str, Any] = {
-        "job_id": event.job_id,
-        "uid": event.uid,
-        "sequence": event.sequence,
-        "type": event.type.value,
-        "attempt": event.attempt,
-        "time": time,
-        "state": event.state.value,
-        "phase": event.phase,
-        "reason": event.reason,
-        "message": event.message,
-    }
-    if event.progress is not None:
-        data["progress"] = progress_fields(event.progress)
-    return _encode(
-        {
-            "specversion": "1.0",
-            "id": f"{event.uid}.{event.sequence}",
-            "source": f"/trainplane/{event.project}",
-            "type": event.type.value,
-            "subject": event.job_id,
-            "time": time,
-            "datacontenttype": "application/json",
-            "sequence": f"{event.sequence:010d}",
-            "data": data,
-        }
+    # Put together by hand: a tenth of the encoder's time, thousands of times a second. A test holds it to the encoder.
+    time, kind, job_id = timestamp(event.time_us), event.type.value, _text(event.job_id)
+    progress = "" if event.progress is None else f',"progress":{_encode(progress_fields(event.progress))}'
+    return (
+        f'{{"specversion":"1.0","id":"{event.uid}.{event.sequence}","source":{_text("/trainplane/" + event.project)},'
+        f'"type":"{kind}","subject":{job_id},"time":"{time}","datacontenttype":"application/json",'
+        f'"sequence":"{event.sequence:010d}","data":{{"job_id":{job_id},"uid":"{event.uid}",'
+        f'"sequence":{event.sequence},"type":"{kind}","attempt":{event.attempt},"time":"{time}",'
+        f'"state":"{event.state.value}","phase":{_text(event.phase)},"reason":{_text(event.reason)},'
+        f'"message":{_text(event.message)}{progress}}}}}'
     )
 
 

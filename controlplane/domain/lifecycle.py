@@ -195,7 +195,17 @@ def _lost(course: _Course, news: n.Lost | n.Failed) -> None:
     )
 
 
+def _stopped_granted(course: _Course, news: n.Stopped) -> None:
+    """No process is left to publish what only this attempt may: another one would be a second grant."""
+    _failed(
+        course, n.Failed(news.attempt, "ARTIFACTS_LOST", "its node stopped the attempt while its output was published")
+    )
+
+
 def _stopped_unasked(course: _Course, news: n.Stopped) -> None:
+    if course.job.granted:
+        _stopped_granted(course, news)
+        return
     _lost(
         course, n.Lost(news.attempt, "PREEMPTED", f"its node stopped the attempt ({news.reason or 'no reason given'})")
     )
@@ -203,6 +213,13 @@ def _stopped_unasked(course: _Course, news: n.Stopped) -> None:
 
 def _paused(course: _Course, _news: Any) -> None:
     course.move(PD, EventType.PAUSED, phase="", reason="", message="", pause_wanted=False)
+
+
+def _stopped_pausing(course: _Course, news: n.Stopped) -> None:
+    if course.job.granted:
+        _stopped_granted(course, news)
+    else:
+        _paused(course, news)
 
 
 def _requeued(course: _Course, news: n.Requeued) -> None:
@@ -309,7 +326,7 @@ _ROWS: dict[State, dict[type, _Step]] = {
     PG: {
         **_TRAINER,
         n.Failed: _failed,
-        n.Stopped: _paused,
+        n.Stopped: _stopped_pausing,
         n.Lost: _lost,
         n.Cancel: _cancel,
         n.Pause: _ignore,
@@ -343,11 +360,24 @@ TABLE: dict[tuple[State, type], _Step] = {
 }
 
 
-def create(job: Job, *, now_us: int) -> tuple[Job, tuple[Event, ...]]:
-    """A new job's first event."""
-    course = _Course(job, now_us)
-    course.tell(EventType.QUEUED)
-    return course.job, tuple(course.events)
+def created(job: Job, *, now_us: int) -> Event:
+    """A new job's first event; `job` is as it will be stored: with `last_sequence` 1, changed now."""
+    if (job.state, job.last_sequence, job.update_time_us) != (Q, 1, now_us):
+        raise IllegalNews("a new job is QUEUED, with one event, changed now")
+    return Event(
+        uid=job.uid,
+        project=job.project,
+        job_id=job.job_id,
+        sequence=1,
+        type=EventType.QUEUED,
+        attempt=0,
+        time_us=now_us,
+        state=Q,
+        phase="",
+        reason="",
+        message="",
+        progress=None,
+    )
 
 
 def advance(job: Job, news: n.News, *, now_us: int) -> tuple[Job, tuple[Event, ...]]:

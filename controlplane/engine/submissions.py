@@ -13,6 +13,7 @@ import json
 import secrets
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain import event as events
@@ -26,6 +27,7 @@ from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from controlplane.domain.errors import Violation
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.spec import CheckedSpec, Rules
     from controlplane.engine.ports import Clock, Store, Transaction, Vault
@@ -85,7 +87,7 @@ class Submissions:
             raise TooManyRequests("too many submits wait for the database", retry_after=_RETRY_AFTER)
         pending = self._new(raw, project=project, idempotency_key=idempotency_key)
         self._waiting.put_nowait(pending)
-        return await asyncio.shield(pending.answer)
+        return await pending.answer  # a caller that goes away takes back its answer, not its job
 
     def preview(self, raw: dict[str, Any], *, project: str) -> Submitted:
         """What would be stored; stores nothing.
@@ -118,15 +120,14 @@ class Submissions:
         uid = ulid(now_us, secrets.randbits(80))
         job_id = idempotency_key or f"job-{uid.lower()}"
         checked = spec.check(raw, rules=self._rules, fallback_job_id=job_id)
-        job, recorded = lifecycle.create(
-            Job(
-                uid=uid,
-                project=project,
-                job_id=checked.job_id or job_id,
-                state=State.QUEUED,
-                max_attempts=checked.max_attempts,
-            ),
-            now_us=now_us,
+        job = Job(
+            uid=uid,
+            project=project,
+            job_id=checked.job_id or job_id,
+            state=State.QUEUED,
+            max_attempts=checked.max_attempts,
+            last_sequence=1,
+            update_time_us=now_us,
         )
         new = NewJob(
             job=job,
@@ -135,15 +136,16 @@ class Submissions:
             sent=spec.canonical(checked.sent),
             requirement=checked.requirement,
             labels=checked.labels,
-            warnings=json.dumps(
-                [{"field": w.field, "reason": w.reason, "description": w.description} for w in checked.warnings]
-            ),
-            secret_macs=json.dumps(spec.secret_macs(checked.secrets, self._vault.mac_key())),
+            warnings=_warnings_json(checked.warnings),
+            secret_macs=json.dumps(spec.secret_macs(checked.secrets, self._vault.mac_key()))
+            if checked.secrets
+            else "{}",
             sealed_secrets=self._vault.seal(checked.secrets, uid=uid),
             webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
             output_uri=checked.effective["artifacts"]["output_uri"],
         )
-        return _Pending(new, checked, events.stored(recorded[0]), asyncio.get_running_loop().create_future())
+        first = events.stored(lifecycle.created(job, now_us=now_us))
+        return _Pending(new, checked, first, asyncio.get_running_loop().create_future())
 
     async def _store_batch(self, batch: list[_Pending]) -> None:
         def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord]]:
@@ -188,6 +190,12 @@ class Submissions:
                 _fail(pending.answer, JobExists(there.job.job_id, differing=differing))
             else:
                 _resolve(pending.answer, Submitted(there, pending.checked, created=False))
+
+
+@lru_cache(maxsize=256)
+def _warnings_json(warnings: tuple[Violation, ...]) -> str:
+    """The same few warnings come with every job of a user's template."""
+    return json.dumps([{"field": w.field, "reason": w.reason, "description": w.description} for w in warnings])
 
 
 def _record(new: NewJob) -> JobRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.struct_pb2 import Struct
@@ -123,6 +124,11 @@ def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
     )
 
 
+@lru_cache(maxsize=256)
+def _warnings(text: str) -> tuple[job_pb2.Warning, ...]:
+    return tuple(job_pb2.Warning(**warning) for warning in json.loads(text))
+
+
 def job_message(view: JobView, *, signing_secret: str = "") -> job_pb2.Job:
     """A job as clients see it."""
     record, job = view.record, view.record.job
@@ -142,7 +148,7 @@ def job_message(view: JobView, *, signing_secret: str = "") -> job_pb2.Job:
         spec=spec_message(view.sent),
         effective_spec=spec_message(view.effective),
         base_model_commit=record.base_model_commit,
-        warnings=[job_pb2.Warning(**warning) for warning in json.loads(record.warnings)],
+        warnings=_warnings(record.warnings),
         labels=record.labels,
         retry_of=record.retry_of,
         output_uri=record.output_uri,
@@ -155,8 +161,9 @@ def job_message(view: JobView, *, signing_secret: str = "") -> job_pb2.Job:
     )
 
 
+@lru_cache(maxsize=1024)
 def event_message(event: StoredEvent) -> job_event_pb2.JobEvent:
-    """The public event, from the JSON that was rendered once."""
+    """The public event, from the JSON that was rendered once. All watchers share it: not to be changed."""
     data = json.loads(event.json)["data"]
     data["state"] = job_pb2.Job.State.Value(data["state"])
     data["time"] = timestamp(event.time_us)

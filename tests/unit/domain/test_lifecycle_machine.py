@@ -12,7 +12,7 @@ from controlplane.domain import news as n
 from controlplane.domain.errors import MoveNotAllowed
 from controlplane.domain.event import TERMINAL_TYPES, render
 from controlplane.domain.job import TERMINAL, Job, State
-from controlplane.domain.lifecycle import EDGES, IllegalNews, advance, create
+from controlplane.domain.lifecycle import EDGES, IllegalNews, advance, created
 from tests.unit.domain.lifecycle_cases import NOW_US, news
 
 
@@ -21,9 +21,11 @@ class Lifecycle(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        first = Job(uid="01J", project="default", job_id="j", state=State.QUEUED, max_attempts=2)
-        self.job, events = create(first, now_us=NOW_US)
-        self.events = list(events)
+        self.job = Job(
+            uid="01J", project="default", job_id="j", state=State.QUEUED, max_attempts=2, last_sequence=1,
+            update_time_us=NOW_US,
+        )  # fmt: skip
+        self.events = [created(self.job, now_us=NOW_US)]
         self.granted_attempts = set()
 
     @rule(kind=st.sampled_from(n.KINDS), stale=st.sampled_from([0, 0, 0, 0, 1]))

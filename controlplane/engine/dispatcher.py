@@ -91,10 +91,11 @@ class Dispatcher:
     def _place(self, changes: Changes, waiting: list[WaitingJob]) -> None:
         nodes = changes.tx.nodes()
         free = placement.capacities(nodes, changes.tx.charged_attempts())
-        hopeless: dict[str, str] = {}
+        hopeless: dict[int, str] = {}
+        """By the requirement's identity, which jobs with the same share; `waiting` keeps them alive."""
         pending: dict[str, str] = {}
         for job in waiting:
-            key = repr(job.requirement)
+            key = id(job.requirement)
             why = hopeless.get(key)
             if why is None:
                 chosen = placement.place(job.requirement, free)

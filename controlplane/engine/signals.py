@@ -73,6 +73,11 @@ class Recent:
         while self._count > self._limit:
             self._count -= len(self._events.popitem(last=False)[1])
 
+    def newest(self, uid: str) -> int:
+        """The number of the job's newest event, as far as it is known here; 0: it is not."""
+        row = self._events.get(uid)
+        return row[-1].sequence if row else 0
+
     def after(self, uid: str, sequence: int, *, limit: int) -> Sequence[StoredEvent] | None:
         """The events that follow `sequence`, at most `limit`; None: not all are held, or none is known to follow."""
         row = self._events.get(uid)

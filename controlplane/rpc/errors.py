@@ -103,6 +103,42 @@ def request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
 
 
+class _Patience:
+    """Cancels the task that made it when one of its writes takes too long.
+
+    One timer for each stream: `asyncio.timeout` around each message costs a tenth of the whole message.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.lost = False
+        """It has cancelled its task."""
+        self._seconds = seconds
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def begin(self) -> None:
+        """A write begins."""
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        """It is done."""
+        self._since = None
+
+    def over(self) -> None:
+        """The stream is: nothing will be cancelled any more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        due = (self._loop.time() if self._since is None else self._since) + self._seconds
+        if due > self._loop.time() or self._task is None:
+            self._timer = self._loop.call_at(due, self._look)
+        else:
+            self.lost = True
+            self._task.cancel()
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them."""
 
@@ -148,18 +184,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _streaming(self, call: Any, method: str) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             self.in_flight += 1
+            patience = _Patience(WRITE_SECONDS)
             try:
                 async for message in call(request, context):
-                    try:
-                        async with asyncio.timeout(WRITE_SECONDS):
-                            await context.write(message)
-                    except TimeoutError:
-                        raise e.TooManyRequests(_NOT_READ, retry_after=_ONE_SECOND) from None
-            except (asyncio.CancelledError, grpc.aio.AbortError):
+                    patience.begin()
+                    await context.write(message)
+                    patience.end()
+            except asyncio.CancelledError:
+                if not patience.lost:
+                    raise
+                await self._abort(e.TooManyRequests(_NOT_READ, retry_after=_ONE_SECOND), context, method)
+            except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 - likewise
                 await self._abort(error, context, method)
             finally:
+                patience.over()
                 self.in_flight -= 1
 
         return guarded

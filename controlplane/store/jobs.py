@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, bindparam, case, exists, literal_column, select, text, update
@@ -135,8 +136,9 @@ def _progress_json(progress: Progress) -> str:
     return _encode({name: getattr(progress, name) for name in _PROGRESS_FIELDS})
 
 
+@lru_cache(maxsize=256)
 def requirement_of(stored: str) -> Requirement:
-    """Reads what `_requirement_json` wrote."""
+    """Reads what `_requirement_json` wrote. Many jobs have the same: they share it, so it is not to be changed."""
     return Requirement(**json.loads(stored))
 
 

@@ -12,6 +12,7 @@ Source: libsodium's AEAD and sealed boxes, through PyNaCl.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -41,12 +42,7 @@ def read_master_key(path: Path) -> bytes:
         MasterKeyError: the file is readable by others, or does not hold 32 bytes in base64.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(random.token_bytes(_KEY_BYTES)) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _make_master_key(path)
     if path.stat().st_mode & 0o077:
         raise MasterKeyError(f"{path} can be read by others; say: chmod 600 {path}")
     try:
@@ -56,6 +52,27 @@ def read_master_key(path: Path) -> bytes:
     if len(key) != _KEY_BYTES:
         raise MasterKeyError(f"{path} does not hold 32 bytes in base64; say: openssl rand -base64 32")
     return key
+
+
+def _make_master_key(path: Path) -> None:
+    """Whole or not at all, also if the machine fails now: what is sealed under a key that is gone is gone, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{random.token_hex(8)}")
+    descriptor = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(random.token_bytes(_KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was first: its key it is
+            os.link(aside, path)
+    finally:
+        aside.unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class MasterVault:
@@ -88,7 +105,7 @@ class MasterVault:
             raise ValueError("sealed under another master key")
         try:
             opened = self._box.decrypt(sealed[_KEY_ID_BYTES:], uid.encode())
-        except CryptoError as error:
+        except (CryptoError, ValueError) as error:
             raise ValueError("sealed secrets were altered, or are another job's") from error
         found: dict[str, str] = json.loads(opened)
         return found

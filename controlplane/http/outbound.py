@@ -10,36 +10,51 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from controlplane.domain.addresses import literal_address
 from controlplane.engine.ports import Answer
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from controlplane.domain.addresses import OutboundRules
 
 _DRAINED_BYTES = 64 * 1024
+#: Names looked up at once. In threads of their own: a name server that hangs must not hold up log files' threads.
+_LOOKUPS = 32
 
 
 class Blocked(OSError):  # noqa: N818 - it says what happened
     """The name resolves to an address that we may not call."""
 
 
+def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[str]:
+    infos = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
 class GuardedResolver(AbstractResolver):
     """Answers only addresses that the rules allow; one bad one refuses the name."""
 
-    def __init__(self, rules: OutboundRules) -> None:
+    def __init__(
+        self,
+        rules: OutboundRules,
+        *,
+        lookup: Callable[[str, int, socket.AddressFamily], list[str]] = _addresses,
+    ) -> None:
         self._rules = rules
+        self._lookup = lookup
+        self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -50,8 +65,7 @@ class GuardedResolver(AbstractResolver):
             Blocked: one of them is not allowed.
             OSError: the name does not resolve.
         """
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        addresses = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port, family)
         if not self._rules.permits_name(host):
             for address in addresses:
                 if not self._rules.permits_address(ip_address(address.partition("%")[0])):
@@ -69,18 +83,21 @@ class GuardedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Begins no more lookups."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class GuardedClient:
     """Implements `ports.Outbound`."""
 
-    def __init__(self, rules: OutboundRules, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, rules: OutboundRules, *, tls: ssl.SSLContext | None = None, resolver: GuardedResolver | None = None
+    ) -> None:
         self._rules = rules
+        self._resolver = resolver or GuardedResolver(rules)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=GuardedResolver(rules), limit=128, limit_per_host=8, use_dns_cache=False, ssl=tls or True
-            ),
+            # No bound of its own: whoever waited for a place here would have its deadline run out untried.
+            connector=aiohttp.TCPConnector(resolver=self._resolver, limit=0, use_dns_cache=False, ssl=tls or True),
             trust_env=False,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -96,14 +113,15 @@ class GuardedClient:
     async def _try(
         self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta
     ) -> tuple[int, timedelta | None, str]:
-        # A literal address needs no resolver, so aiohttp would not ask ours.
-        literal = literal_address(urlsplit(url).hostname or "")
-        if literal is not None and not self._rules.permits_address(literal):
-            return 0, None, "its address is not public and not allowed by setting"
         try:
+            target = URL(url)  # once: what is judged is what is connected to, whatever another parser makes of it
+            # A literal address needs no resolver, so aiohttp would not ask ours.
+            literal = literal_address(target.host or "")
+            if literal is not None and not self._rules.permits_address(literal):
+                return 0, None, "its address is not public and not allowed by setting"
             async with (
                 asyncio.timeout(deadline.total_seconds()),
-                self._session.post(url, data=body, headers=dict(headers), allow_redirects=False) as answer,
+                self._session.post(target, data=body, headers=dict(headers), allow_redirects=False) as answer,
             ):
                 await answer.content.read(_DRAINED_BYTES)
                 return answer.status, _retry_after(answer.headers.get("retry-after")), _words(answer.status)
@@ -120,6 +138,7 @@ class GuardedClient:
     async def close(self) -> None:
         """Closes every connection."""
         await self._session.close()
+        await self._resolver.close()
 
 
 def _words(status: int) -> str:

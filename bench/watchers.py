@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 NAME = "watchers"
 WATCHERS = 1_000
-PROCESSES = 4
-CHANNELS_EACH = 4
+PROCESSES = 1
+CHANNELS_EACH = 10
 EVENTS = 20
 EVENTS_PER_SECOND = 2
 LIMIT_SECONDS = 0.2
@@ -81,7 +81,7 @@ def _line(streams: list[dict]) -> Line:
     assert len(complete) == EVENTS, f"{len(complete)} of {EVENTS} events reached all {WATCHERS} watchers"
     return Line(
         NAME,
-        f"one event to the last of {WATCHERS:,} watchers in {PROCESSES} processes, {EVENTS} events",
+        f"one event to the last of {WATCHERS:,} watchers in another process, {EVENTS} events",
         f"median {percentile(complete, 50) * 1e3:.0f} ms, slowest event {max(complete) * 1e3:.0f} ms",
         f"every event within {LIMIT_SECONDS * 1e3:.0f} ms",
         passed=max(complete) <= LIMIT_SECONDS,

@@ -73,7 +73,8 @@ class JobNotFound(DomainError):
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
-        super().__init__(f"there is no job {job_id!r}")
+        shown = job_id if len(job_id) <= 63 else f"{job_id[:63]}…"
+        super().__init__(f"there is no job {shown!r}")
 
 
 class JobExists(DomainError):

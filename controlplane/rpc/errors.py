@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from contextlib import aclosing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,7 +33,12 @@ DOMAIN = "trainplane.dev"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 #: A stream's reader that does not read for so long is ended: gRPC itself waits for ever.
 WRITE_SECONDS = 60.0
-_NOT_READ = f"the stream was not read for {WRITE_SECONDS:g} s; resume from your last number"
+#: Parts of a status as protobuf. It travels in a trailer, in base64 and beside its message; many clients take 8 KiB of
+#: trailers in all (Java's always, C's mostly), and drop the whole answer if there are more.
+_MESSAGE_BYTES = 400
+_DETAILS_BYTES = 5_000
+_PATHS_BYTES = 2_000
+_TEXT_BYTES = 600
 _ONE_SECOND = timedelta(seconds=1)
 _log = structlog.get_logger()
 
@@ -53,13 +59,13 @@ def status(error: e.DomainError, *, request_id: str) -> status_pb2.Status:
     details: list[Message] = []
     message = str(error)
     if isinstance(error, e.InvalidSpec):
-        kept, more = spec.fit(error.violations)
+        kept, more = spec.fit(list(map(_short, error.violations)), _DETAILS_BYTES)
         message += f"; {more} more are not shown" if more else ""
         details.append(_bad_request(kept))
     elif isinstance(error, e.InvalidArgument):
-        details.append(_bad_request([error.violation]))
+        details.append(_bad_request([_short(error.violation)]))
     elif isinstance(error, e.JobExists):
-        metadata["differing"] = ",".join(error.differing)[:2048]
+        metadata["differing"] = _cut(",".join(error.differing), _PATHS_BYTES)
     elif isinstance(error, e.MoveNotAllowed):
         metadata["state"] = str(error.state)
     elif isinstance(error, (e.TooManyRequests, e.Unavailable)):
@@ -68,12 +74,22 @@ def status(error: e.DomainError, *, request_id: str) -> status_pb2.Status:
     return _status(CODES[type(error)], message, details)
 
 
+def _cut(text: str, most_bytes: int) -> str:
+    """The text, or its beginning and a sign that there was more."""
+    whole = text.encode(errors="replace")
+    return text if len(whole) <= most_bytes else whole[: most_bytes - 3].decode(errors="ignore") + "…"
+
+
+def _short(violation: e.Violation) -> e.Violation:
+    return e.Violation(_cut(violation.field, _TEXT_BYTES), violation.reason, _cut(violation.description, _TEXT_BYTES))
+
+
 def _status(code: int, message: str, details: list[Message]) -> status_pb2.Status:
     packed = []
     for detail in details:
         packed.append(AnyMessage())
         packed[-1].Pack(detail)
-    return status_pb2.Status(code=code, message=message, details=packed)
+    return status_pb2.Status(code=code, message=_cut(message, _MESSAGE_BYTES), details=packed)
 
 
 def _bad_request(violations: Any) -> error_details_pb2.BadRequest:
@@ -142,8 +158,9 @@ class _Patience:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, write_seconds: float = WRITE_SECONDS) -> None:
         self.in_flight = 0
+        self._write_seconds = write_seconds
 
     async def intercept_service(
         self,
@@ -184,16 +201,18 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _streaming(self, call: Any, method: str) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             self.in_flight += 1
-            patience = _Patience(WRITE_SECONDS)
+            patience = _Patience(self._write_seconds)
             try:
-                async for message in call(request, context):
-                    patience.begin()
-                    await context.write(message)
-                    patience.end()
+                async with aclosing(call(request, context)) as messages:
+                    async for message in messages:
+                        patience.begin()
+                        await context.write(message)
+                        patience.end()
             except asyncio.CancelledError:
                 if not patience.lost:
                     raise
-                await self._abort(e.TooManyRequests(_NOT_READ, retry_after=_ONE_SECOND), context, method)
+                not_read = f"the stream was not read for {self._write_seconds:g} s; resume from your last number"
+                await self._abort(e.TooManyRequests(not_read, retry_after=_ONE_SECOND), context, method)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001 - likewise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
 
 from controlplane.domain import spec
-from controlplane.domain.errors import InvalidArgument
+from controlplane.domain.errors import InvalidArgument, JobNotFound
 from controlplane.domain.job import State
 from controlplane.engine.jobs import LogPosition
 from controlplane.engine.ports import JobFilter
@@ -17,7 +18,7 @@ from controlplane.rpc.errors import metadata
 from trainplane.v1 import job_event_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from controlplane.domain.event import StoredEvent
     from controlplane.engine.jobs import Jobs
@@ -61,7 +62,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: Context) -> job_pb2.Job:  # noqa: N802, ARG002
         """A job as SQL has it."""
-        return convert.job_message(await self._jobs.get(request.job_id, project=PROJECT))
+        return convert.job_message(await self._jobs.get(_name(request.job_id), project=PROJECT))
 
     async def ListJobs(  # noqa: N802
         self,
@@ -89,7 +90,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
 
     async def CancelJob(self, request: job_service_pb2.CancelJobRequest, context: Context) -> job_pb2.Job:  # noqa: N802, ARG002
         """Ends a job."""
-        return convert.job_message(await self._jobs.cancel(request.job_id, project=PROJECT))
+        return convert.job_message(await self._jobs.cancel(_name(request.job_id), project=PROJECT))
 
     async def ListJobEvents(  # noqa: N802
         self,
@@ -100,7 +101,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         limit = pages.size(request.page_size, default=500, largest=1000)
         position = pages.position(request.page_token, int)
         after = position[0] if position else _after(request.after_sequence)
-        found = await self._jobs.events(request.job_id, project=PROJECT, after=after, limit=limit + 1)
+        found = await self._jobs.events(_name(request.job_id), project=PROJECT, after=after, limit=limit + 1)
         answer = job_service_pb2.ListJobEventsResponse()
         size = 0
         for event in found[:limit]:
@@ -119,11 +120,12 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> AsyncIterator[job_event_pb2.JobEvent]:
         """Every event after a number, then live."""
-        async for row in self._follow(request.job_id, _after(request.after_sequence)):
-            for event in row:
-                yield convert.event_message(event)
-            if not row:
-                yield job_event_pb2.JobEvent()
+        async with aclosing(self._follow(request.job_id, _after(request.after_sequence))) as rows:
+            async for row in rows:
+                for event in row:
+                    yield convert.event_message(event)
+                if not row:
+                    yield job_event_pb2.JobEvent()
 
     async def StreamEvents(  # noqa: N802
         self, request: job_service_pb2.StreamEventsRequest, context: Context
@@ -131,9 +133,10 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         """The same as server-sent events."""
         last = metadata(context, "last-event-id")
         after = int(last) if last.isdecimal() and len(last) < 10 else _after(request.after_sequence)
-        async for row in self._follow(request.job_id, after):
-            lines = "".join(f"id: {e.sequence}\nevent: {e.type}\ndata: {e.json}\n\n" for e in row) or ": keep-alive\n\n"
-            yield HttpBody(content_type="text/event-stream", data=lines.encode())
+        async with aclosing(self._follow(request.job_id, after)) as rows:
+            async for row in rows:
+                lines = "".join(f"id: {e.sequence}\nevent: {e.type}\ndata: {e.json}\n\n" for e in row)
+                yield HttpBody(content_type="text/event-stream", data=(lines or ": keep-alive\n\n").encode())
 
     async def ListJobLogs(  # noqa: N802
         self,
@@ -144,7 +147,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         limit = pages.size(request.page_size, default=1000, largest=5000)
         position = pages.position(request.page_token, int, int, int)
         start = LogPosition(*position) if position else LogPosition()
-        page = await self._jobs.log_page(request.job_id, project=PROJECT, start=start, limit=limit)
+        page = await self._jobs.log_page(_name(request.job_id), project=PROJECT, start=start, limit=limit)
         token = ""
         if page.following is not None:
             token = pages.token(page.following.attempt, page.following.rank, page.following.offset_bytes)
@@ -156,7 +159,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> job_service_pb2.ListArtifactsResponse:
         """What a job published."""
-        found = await self._jobs.artifacts(request.job_id, project=PROJECT)
+        found = await self._jobs.artifacts(_name(request.job_id), project=PROJECT)
         return job_service_pb2.ListArtifactsResponse(artifacts=map(convert.artifact_message, found))
 
     def _submitted(self, submitted: Submitted) -> job_pb2.Job:
@@ -166,10 +169,22 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         view = self._jobs.view(submitted.record, checked=submitted.checked)
         return convert.job_message(view, signing_secret=self._vault.signing_secret(uid) if listens else "")
 
-    async def _follow(self, job_id: str, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
-        uid = await self._jobs.uid(job_id, project=PROJECT)
-        async for row in self._watches.follow(uid, after=after):
-            yield row
+    async def _follow(self, job_id: str, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
+        uid = await self._jobs.uid(_name(job_id), project=PROJECT)
+        async with aclosing(self._watches.follow(uid, after=after)) as rows:
+            async for row in rows:
+                yield row
+
+
+def _name(job_id: str) -> str:
+    """A job's name.
+
+    Raises:
+        JobNotFound: no job can have this name.
+    """
+    if not spec.is_job_id(job_id):
+        raise JobNotFound(job_id)
+    return job_id
 
 
 def _known(states: Sequence[int]) -> Sequence[int]:
@@ -194,7 +209,7 @@ def _labels(asked: Sequence[str]) -> dict[str, str]:
     found = {}
     for label in asked:
         key, sign, value = label.partition("=")
-        if not sign or not key:
+        if not sign or not key or "\0" in label:
             raise InvalidArgument(field="label", reason="INVALID_FORMAT", description="must be key=value")
         found[key] = value
     return found

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from typing import Any
 
 from controlplane.domain.errors import InvalidArgument
 
+#: What a text in a token is made of: a uid, and nothing that a database would refuse.
+_PLAIN = re.compile(r"[0-9A-Za-z]{1,64}")
 #: An answer's bytes as protobuf: JSON of it stays under the gateway's buffer, and under gRPC's 4 MiB.
 MAX_BYTES = 512 * 1024
 
@@ -44,7 +47,7 @@ def position(text: str, *kinds: type) -> tuple[Any, ...] | None:
     if (
         not isinstance(found, list)
         or [type(part) for part in found] != list(kinds)
-        or any(isinstance(part, int) and not 0 <= part < 2**53 for part in found)
+        or not all(_PLAIN.fullmatch(part) if isinstance(part, str) else 0 <= part < 2**53 for part in found)
     ):
         raise InvalidArgument(
             field="page_token",

@@ -14,14 +14,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from controlplane.rpc.errors import ErrorInterceptor
+from controlplane.rpc.errors import WRITE_SECONDS, ErrorInterceptor
 from trainplane.v1 import job_service_pb2, job_service_pb2_grpc, node_service_pb2, node_service_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from controlplane.rpc.jobs import JobService
-    from controlplane.rpc.nodes import NodeService
+    from trainplane.v1.job_service_pb2_grpc import JobServiceServicer
+    from trainplane.v1.node_service_pb2_grpc import NodeServiceServicer
 
 #: grpc.health.v1's names: "" is "the process serves", this one is "it can accept jobs".
 READINESS = "readiness"
@@ -58,14 +58,29 @@ class Serving:
         await self.health.set(READINESS, serving if ready else not_serving)
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long others are waited for."""
+
+    grace_seconds: float = GRACE_SECONDS
+    """For calls in flight when the server stops; then they are cut off."""
+    write_seconds: float = WRITE_SECONDS
+    """For a stream's reader."""
+
+
+_USUAL = Patience()
+
+
 @asynccontextmanager
-async def served(address: str, *, jobs: JobService, nodes: NodeService, reflect: bool) -> AsyncIterator[Serving]:
+async def served(
+    address: str, *, jobs: JobServiceServicer, nodes: NodeServiceServicer, reflect: bool, patience: Patience = _USUAL
+) -> AsyncIterator[Serving]:
     """Listens for the time of the context.
 
     Raises:
         PortTaken: the address cannot be listened on.
     """
-    interceptor = ErrorInterceptor()
+    interceptor = ErrorInterceptor(write_seconds=patience.write_seconds)
     server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[no-untyped-call]  # generated
     node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)  # type: ignore[no-untyped-call]  # likewise
@@ -89,7 +104,7 @@ async def served(address: str, *, jobs: JobService, nodes: NodeService, reflect:
         yield Serving(f"{address.rpartition(':')[0]}:{port}", told)
     finally:
         await told.enter_graceful_shutdown()
-        await server.stop(GRACE_SECONDS)
+        await server.stop(patience.grace_seconds)
         # stop() may return before handlers that called abort() are done (grpc issue 37239).
         for _ in range(50):
             if not interceptor.in_flight:

@@ -157,7 +157,7 @@ def job_message(view: JobView, *, signing_secret: str = "") -> job_pb2.Job:
         start_time=timestamp(job.start_time_us),
         update_time=timestamp(job.update_time_us),
         end_time=timestamp(job.end_time_us),
-        webhook_signing_secret=signing_secret,
+        webhook_signing_secret=signing_secret or None,
     )
 
 

@@ -38,13 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     _configure_logging()
     structlog.get_logger().info("control plane starting", pid=os.getpid(), **chosen.shown())
     from controlplane import app
+    from controlplane.store import SchemaUnknown, StoreHeld
 
     # What is imported stays: the collector need not walk it again and again, which was a fifth of each submit's time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     try:
         return asyncio.run(app.run(chosen, ready=lambda address: print(f"ready grpc={address}", flush=True)))
-    except (StoreUnavailable, BusUnavailable, PortTaken, MasterKeyError, OSError) as error:
+    except (StoreUnavailable, StoreHeld, SchemaUnknown, BusUnavailable, PortTaken, MasterKeyError, OSError) as error:
         why = f": {error.__cause__}" if error.__cause__ else ""
         print(f"{error}{why}", file=sys.stderr)
         return 1

@@ -28,7 +28,7 @@ from controlplane.engine.intake import Intake
 from controlplane.engine.jobs import Jobs
 from controlplane.engine.logs import Logs
 from controlplane.engine.nodes import NodePace, Nodes
-from controlplane.engine.ports import StoreUnavailable
+from controlplane.engine.ports import BusUnavailable, StoreUnavailable
 from controlplane.engine.relay import Pace, Relay
 from controlplane.engine.signals import Recent
 from controlplane.engine.submissions import Submissions
@@ -44,6 +44,7 @@ from trainplane.wire import streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from controlplane.bus.connection import Connection
     from controlplane.engine.ports import Outbound, Store
@@ -129,8 +130,8 @@ async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
         opened.push_async_callback(store.close)
         outbound = GuardedClient(settings.outbound())
         opened.push_async_callback(outbound.close)
-        credentials = settings.nats_credentials.read_text() if settings.nats_credentials else ""
-        connection = await opened.enter_async_context(connected(NatsAddress(settings.nats, credentials)))
+        address = NatsAddress(settings.nats, _credentials(settings.nats_credentials))
+        connection = await opened.enter_async_context(connected(address))
         services = _Services(settings, store=store, connection=connection, outbound=outbound)
         died = await opened.enter_async_context(running(services.loops()))
         serving = await opened.enter_async_context(
@@ -148,6 +149,20 @@ async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
         )
         ready(serving.address)
         return await _until_told(stop, died, serving, services, with_node=settings.ready_with_node)
+
+
+def _credentials(file: Path | None) -> str:
+    """The text of a `.creds` file; empty without one.
+
+    Raises:
+        BusUnavailable: it is none, which the client library would tell in riddles.
+    """
+    if file is None:
+        return ""
+    text = file.read_text(errors="replace")
+    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+        raise BusUnavailable(f"{file} holds no NATS credentials: a user's JWT and seed, as in a .creds file")
+    return text
 
 
 async def _until_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,10 @@ class Settings(BaseSettings):
     default_log_uri: str = ""
     """The same for `artifacts.log_uri`. Empty: such logs are kept by the control plane alone."""
 
-    sync_interval: timedelta = timedelta(seconds=3)
+    sync_interval: timedelta = Field(default=timedelta(seconds=3), ge=timedelta(milliseconds=50))
     """How often each node speaks at the least, in seconds."""
 
-    node_grace: timedelta = timedelta(seconds=30)
+    node_grace: timedelta = Field(default=timedelta(seconds=30), gt=timedelta(0))
     """A node silent for so long is lost, in seconds; never less than three sync intervals."""
 
     ready_with_node: bool = False
@@ -95,6 +96,19 @@ class Settings(BaseSettings):
         if "@" in url:
             raise ValueError("must not hold a user or password; use nats_credentials")
         return url
+
+    @field_validator("database")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url and not url.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError("must be sqlite:///<path> or postgresql://<user>@<host>/<name>")
+        return url
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        OutboundRules.of(networks=networks)
+        return networks
 
     @field_validator("sync_interval", "node_grace", mode="before")
     @classmethod
@@ -139,10 +153,10 @@ class Settings(BaseSettings):
         )
 
     def shown(self) -> dict[str, Any]:
-        """The settings for the log; a password in the database's URL is left out."""
+        """The settings for the log; user, password and options in the database's URL are left out."""
         shown = self.model_dump(mode="json", exclude_none=True)
         scheme, _, rest = self.database_url.partition("://")
-        shown["database"] = f"{scheme}://{rest.rpartition('@')[2] if '@' in rest else rest}"
+        shown["database"] = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
         return shown
 
 
@@ -154,9 +168,14 @@ def load(overrides: dict[str, Any], *, toml: Path | None = None) -> Settings:
         toml: a settings file.
 
     Raises:
-        pydantic.ValidationError: a value is wrong, or a key is unknown.
+        pydantic.ValidationError: a value is wrong, or a key of the file is unknown.
         FileNotFoundError: there is no such file.
+        ValueError: the file is no TOML, or an environment variable of ours is unknown.
     """
+    known = {f"{ENV_PREFIX}{name}".upper() for name in (*Settings.model_fields, "config")}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such setting")
     if toml is None:
         return Settings(**overrides)
     toml.stat()

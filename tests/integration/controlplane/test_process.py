@@ -104,8 +104,8 @@ def test_a_port_that_is_taken_is_named(start):
         port = taken.getsockname()[1]
         one = start().start(port=port)
         assert one.ended() == 1
-    assert f"127.0.0.1:{port}" in one.log()
-    assert "Traceback" not in one.log()
+    # nats-py may log the end of its own start before it.
+    assert one.log().splitlines()[-1].startswith(f"cannot listen on 127.0.0.1:{port}")
 
 
 def test_a_database_that_another_one_holds_is_named_with_its_holder(start):

@@ -27,6 +27,8 @@ PAGE = 500
 _PACE_SECONDS = 0.02
 _FULL_SWEEPS = 30
 """Every so many sweeps the whole queue is walked, whatever the hints said."""
+_REQUEUE_US = 500_000
+"""How often recovering jobs are looked for; their waits are seconds."""
 _BEGINNING = (101, "")
 """Before the highest priority."""
 
@@ -42,6 +44,7 @@ class Dispatcher:
         """How far the walk over the whole queue is; None: none is under way."""
         self._walks = 0
         self._sweeps = 0
+        self._requeued_us = 0
 
     def capacity_grew(self) -> None:
         """Begins the walk over the whole queue anew."""
@@ -69,8 +72,10 @@ class Dispatcher:
         walk, number = self._walk, self._walks
 
         def work(changes: Changes) -> tuple[tuple[int, str] | None, bool]:
-            for job in changes.tx.recovering_jobs(due_us=changes.now_us):
-                changes.apply(job, n.Requeued())
+            if changes.now_us - self._requeued_us >= _REQUEUE_US:
+                self._requeued_us = changes.now_us
+                for job in changes.tx.recovering_jobs(due_us=changes.now_us):
+                    changes.apply(job, n.Requeued())
             unseen = changes.tx.unseen_jobs(limit=PAGE)
             page = changes.tx.waiting_jobs(limit=PAGE, after=walk) if walk else []
             following = (page[-1].priority, page[-1].job.uid) if len(page) == PAGE else None

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _DRAINED_BYTES = 64 * 1024
 #: Names looked up at once. In threads of their own: a name server that hangs must not hold up log files' threads.
 _LOOKUPS = 32
+#: An answer is good for so long; each use judges its addresses anew, and connects to those.
+_FRESH_SECONDS = 1.0
 
 
 class Blocked(OSError):  # noqa: N818 - it says what happened
@@ -51,9 +53,12 @@ class GuardedResolver(AbstractResolver):
         rules: OutboundRules,
         *,
         lookup: Callable[[str, int, socket.AddressFamily], list[str]] = _addresses,
+        fresh_seconds: float = _FRESH_SECONDS,
     ) -> None:
         self._rules = rules
+        self._fresh_seconds = fresh_seconds
         self._lookup = lookup
+        self._recent: dict[tuple[str, int, socket.AddressFamily], tuple[float, asyncio.Future[list[str]]]] = {}
         self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
 
     async def resolve(
@@ -65,7 +70,7 @@ class GuardedResolver(AbstractResolver):
             Blocked: one of them is not allowed.
             OSError: the name does not resolve.
         """
-        addresses = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port, family)
+        addresses = await self._looked_up(host, port, family)
         if not self._rules.permits_name(host):
             for address in addresses:
                 if not self._rules.permits_address(ip_address(address.partition("%")[0])):
@@ -81,6 +86,20 @@ class GuardedResolver(AbstractResolver):
             )
             for address in addresses
         ]
+
+    async def _looked_up(self, host: str, port: int, family: socket.AddressFamily) -> list[str]:
+        """One lookup for all who ask within a moment, failures too: a name that is down is asked for by many jobs."""
+        loop = asyncio.get_running_loop()
+        key, now = (host, port, family), loop.time()
+        until, answer = self._recent.get(key, (0.0, None))
+        if answer is None or until < now:
+            self._recent = {known: entry for known, entry in self._recent.items() if entry[0] >= now}
+            answer = loop.run_in_executor(self._threads, self._lookup, host, port, family)
+            answer.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # seen, if nobody waits any more
+            self._recent[key] = (now + self._fresh_seconds, answer)
+        return await asyncio.shield(answer)
 
     async def close(self) -> None:
         """Begins no more lookups."""

@@ -144,7 +144,7 @@ async def test_the_connection_goes_to_the_address_that_was_judged_not_to_the_res
 
     async with (
         serving(OK, host="127.0.0.2") as judged,
-        client(rules, resolver=GuardedResolver(rules, lookup=lookup)) as made,
+        client(rules, resolver=GuardedResolver(rules, lookup=lookup, fresh_seconds=0)) as made,
     ):
         answer = await post(made, f"http://rebind.test:{judged.port}/")
         assert answer.status_code == 204

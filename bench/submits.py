@@ -103,7 +103,10 @@ def measure(directory: Path) -> list[Line]:
 
         def pair(seconds: float) -> tuple[_Rate, _Rate]:
             assert stack.controlplane.process is not None
+            # What is still owed to webhooks must not cost the echo its core.
+            stack.controlplane.process.send_signal(signal.SIGSTOP)
             echoed = load.rate(address, echo.METHOD, pid=reference.pid, seconds=seconds)
+            stack.controlplane.process.send_signal(signal.SIGCONT)
             submitted = load.rate(stack.address, SUBMIT_METHOD, pid=stack.controlplane.process.pid, seconds=seconds)
             return echoed, submitted
 

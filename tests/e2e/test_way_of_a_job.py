@@ -133,9 +133,9 @@ async def test_fifty_identical_submits_at_once_are_one_job(stack, tmp_path):
 
 
 async def test_a_running_job_is_cancelled_with_its_whole_process_tree(stack, node, tmp_path):
-    post(stack, mock_spec("way-cancel", tmp_path / "out", hang_at_step=1, ignore_sigterm=True, grandchild=True))
+    job = post(stack, mock_spec("way-cancel", tmp_path / "out", hang_at_step=1, ignore_sigterm=True, grandchild=True))
     await until(stack, "way-cancel", "RUNNING")
-    attempt = next((stack.directory / node / "attempts").glob("*"))
+    attempt = stack.directory / node / "attempts" / f"{job['uid']}.1"
     pids = [int(p.read_text()) for p in attempt.rglob("grandchild.pid")] or await eventually(
         lambda: [int(p.read_text()) for p in attempt.rglob("grandchild.pid")]
     )

@@ -72,7 +72,7 @@ class Dispatcher:
         walk, number = self._walk, self._walks
 
         def work(changes: Changes) -> tuple[tuple[int, str] | None, bool]:
-            if changes.now_us - self._requeued_us >= _REQUEUE_US:
+            if abs(changes.now_us - self._requeued_us) >= _REQUEUE_US:  # the wall clock may be set back
                 self._requeued_us = changes.now_us
                 for job in changes.tx.recovering_jobs(due_us=changes.now_us):
                     changes.apply(job, n.Requeued())

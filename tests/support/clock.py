@@ -66,10 +66,12 @@ class LoopClock:
 
     def __init__(self) -> None:
         self._absent = 0.0
+        self.wall_seconds = 0.0
+        """How far somebody set the wall clock."""
 
     def now_us(self) -> int:
         """Wall time; it begins with 2026."""
-        return EPOCH_US + round(self.monotonic() * 1e6)
+        return EPOCH_US + round((self.monotonic() + self.wall_seconds) * 1e6)
 
     def monotonic(self) -> float:
         """Seconds."""

@@ -115,6 +115,19 @@ async def test_a_recovering_job_is_queued_again_when_it_is_due_and_not_before(tm
             assert (job.state, job.attempt) == (State.STARTING, 2)
 
 
+@in_virtual_time
+async def test_a_wall_clock_that_is_set_back_does_not_stop_the_requeueing(tmp_path):
+    async with world(tmp_path) as here, here.loops("dispatcher"):
+        agent = Agent(here)
+        await agent.sync()
+        await asyncio.sleep(5)
+        here.clock.wall_seconds = -3600
+        ref = await here.placed("j", agent)
+        await agent.report(ref, 1, n.Started(1), n.Stopped(1, ""))
+        await asyncio.sleep(3)
+        assert (await here.job("j")).attempt == 2
+
+
 async def fill(here, count, *, priority=50, cpus=1):
     """Many waiting jobs, quickly."""
     sent = json.dumps(spec("x"))

@@ -27,6 +27,9 @@ PAGE = 500
 _PACE_SECONDS = 0.02
 _FULL_SWEEPS = 30
 """Every so many sweeps the whole queue is walked, whatever the hints said."""
+_CROWD = 4
+_CROWD_PACE_SECONDS = 0.1
+"""After a round of so many jobs the next waits longer and takes more: a round costs as much as ten submits."""
 _REQUEUE_US = 500_000
 """How often recovering jobs are looked for; their waits are seconds."""
 _BEGINNING = (101, "")
@@ -45,6 +48,8 @@ class Dispatcher:
         self._walks = 0
         self._sweeps = 0
         self._requeued_us = 0
+        self._placed = 0
+        """How many jobs the last round looked at."""
 
     def capacity_grew(self) -> None:
         """Begins the walk over the whole queue anew."""
@@ -62,7 +67,8 @@ class Dispatcher:
                 more = await self.round()
             except (StoreUnavailable, OutcomeUnknown):
                 more = False  # the next sweep finds what there is
-            if not more and not await self.bell.wait(SWEEP_SECONDS):
+            pace = _CROWD_PACE_SECONDS if self._placed >= _CROWD else None
+            if not more and not await self.bell.wait(SWEEP_SECONDS, pace_seconds=pace):
                 self._sweeps += 1
                 if self._sweeps % _FULL_SWEEPS == 0:
                     self._begin_walk()
@@ -71,7 +77,7 @@ class Dispatcher:
         """One transaction; answers whether another should follow at once."""
         walk, number = self._walk, self._walks
 
-        def work(changes: Changes) -> tuple[tuple[int, str] | None, bool]:
+        def work(changes: Changes) -> tuple[tuple[int, str] | None, bool, int]:
             if abs(changes.now_us - self._requeued_us) >= _REQUEUE_US:  # the wall clock may be set back
                 self._requeued_us = changes.now_us
                 for job in changes.tx.recovering_jobs(due_us=changes.now_us):
@@ -86,9 +92,9 @@ class Dispatcher:
                 waiting = [w for w in waiting if _turn(w) <= _turn(page[-1])]
             if waiting:
                 self._place(changes, waiting)
-            return following, len(unseen) == PAGE
+            return following, len(unseen) == PAGE, len(waiting)
 
-        following, more = await self._recorder.write(work)
+        following, more, self._placed = await self._recorder.write(work)
         if self._walks == number:  # else capacity grew meanwhile, and the walk begins anew
             self._walk = following
         return more or self._walk is not None

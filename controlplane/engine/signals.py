@@ -28,10 +28,15 @@ class Bell:
         """Wakes the waiter, now or at its next wait."""
         self._rung.set()
 
-    async def wait(self, seconds: float) -> bool:
-        """Waits for a ring, at most so long; answers whether there was one."""
+    async def wait(self, seconds: float, *, pace_seconds: float | None = None) -> bool:
+        """Waits for a ring, at most so long; answers whether there was one.
+
+        Args:
+            seconds: how long at most.
+            pace_seconds: instead of the bell's own, this once.
+        """
         loop = asyncio.get_running_loop()
-        earliest = loop.time() + self._pace_seconds
+        earliest = loop.time() + (self._pace_seconds if pace_seconds is None else pace_seconds)
         try:
             async with asyncio.timeout(seconds):
                 await self._rung.wait()

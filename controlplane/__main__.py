@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # What is imported stays: the collector need not walk it again and again, which was a fifth of each submit's time.
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 50, 100)
     try:
         return asyncio.run(app.run(chosen, ready=lambda address: print(f"ready grpc={address}", flush=True)))
     except (StoreUnavailable, StoreHeld, SchemaUnknown, BusUnavailable, PortTaken, MasterKeyError, OSError) as error:

@@ -152,7 +152,12 @@ def _gateway(layout: Layout, ports: Ports) -> Program:
         argv=(_program("trainplane-gateway"), *_flat(options)),
         log=layout.log("gateway"),
         is_ready=functools.partial(readiness.http_answers, HOST, ports.http, "/readyz"),
-        environment={MARKER: str(layout.data_dir)},
+        # It reads the shared variables too, in which 0 means any free port: here they are chosen.
+        environment={
+            MARKER: str(layout.data_dir),
+            "TRAINPLANE_HTTP_PORT": str(ports.http),
+            "TRAINPLANE_GRPC_PORT": str(ports.grpc),
+        },
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -46,5 +45,5 @@ async def test_it_serves_on_free_ports_runs_a_job_and_leaves_no_process_behind(t
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     finally:
         if up.poll() is None:
-            os.killpg(up.pid, signal.SIGKILL)
-            up.communicate()
+            up.send_signal(signal.SIGINT)  # killed, it could not end its children
+            up.communicate(timeout=60)

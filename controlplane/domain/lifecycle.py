@@ -24,7 +24,7 @@ from controlplane.domain import news as n
 from controlplane.domain import retry
 from controlplane.domain.errors import MoveNotAllowed
 from controlplane.domain.event import Event, EventType
-from controlplane.domain.job import LIVE, TERMINAL, Job, State
+from controlplane.domain.job import TERMINAL, Job, State
 
 Q, ST, R, PG, PD = State.QUEUED, State.STARTING, State.RUNNING, State.PAUSING, State.PAUSED
 RC, CG, S, F, C = State.RECOVERING, State.CANCELLING, State.SUCCEEDED, State.FAILED, State.CANCELLED
@@ -397,8 +397,3 @@ def advance(job: Job, news: n.News, *, now_us: int) -> tuple[Job, tuple[Event, .
     course = _Course(job, now_us)
     step(course, news)
     return course.job, tuple(course.events)
-
-
-def live(job: Job) -> bool:
-    """Whether the job's newest attempt may still do something."""
-    return job.state in LIVE

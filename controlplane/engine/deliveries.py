@@ -133,7 +133,7 @@ class Deliveries:
             await self._clock.sleep(3600)
 
     async def _adopt(self) -> None:
-        """Writes the endpoint rows of new jobs: kept out of the submit, which has two rows to write and no more."""
+        """Writes the endpoint rows of new jobs: kept out of the submit, which writes no more than it must."""
 
         def work(tx: Transaction) -> int:
             new = tx.jobs_without_endpoint(limit=_PAGE)

@@ -19,8 +19,9 @@ _USAGE_STATUS = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run the agent; the process' exit status: 0 told to end, 1 a fault, 2 wrong settings."""
-    arguments = _parser().parse_args(argv)
-    overrides = {name: value for name, value in vars(arguments).items() if value not in (None, [], False)}
+    given = vars(_parser().parse_args(argv))
+    checking = given.pop("check")
+    overrides = {name: value for name, value in given.items() if value not in (None, [], False)}
     toml = overrides.pop("config", None) or os.environ.get(f"{settings.ENV_PREFIX}CONFIG")
     try:
         chosen = settings.load(_renamed(overrides), toml=None if toml is None else Path(toml))
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return _USAGE_STATUS
+    if checking:
+        return 0
     _configure_logging()
     structlog.get_logger().info("agent starting", version=__version__, pid=os.getpid(), **chosen.shown())
     from agent import app
@@ -57,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Each flag is also an environment variable: --data-dir is {settings.ENV_PREFIX}DATA_DIR.",
     )
     parser.add_argument("--config", metavar="FILE", help="a TOML file with the same settings")
+    parser.add_argument("--check", action="store_true", help="say whether the settings can be used, and end")
     parser.add_argument("--nats", metavar="URL", help="default nats://127.0.0.1:4222")
     parser.add_argument("--node", metavar="NAME", help="this node's name; default the host's")
     parser.add_argument("--credentials", metavar="FILE", help="the node's NATS credentials")

@@ -23,6 +23,7 @@ _USAGE_STATUS = 2
 def main(argv: list[str] | None = None) -> int:
     """Runs the control plane; the process' exit status: 0 told to end, 1 a fault, 2 wrong settings."""
     given = vars(_parser().parse_args(argv))
+    checking = given.pop("check")
     overrides = {name: value for name, value in given.items() if value is not None and value is not False}
     toml = overrides.pop("config", None) or os.environ.get(f"{settings.ENV_PREFIX}CONFIG")
     try:
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return _USAGE_STATUS
+    if checking:
+        return 0
     _configure_logging()
     structlog.get_logger().info("control plane starting", pid=os.getpid(), **chosen.shown())
     from controlplane import app
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     flag = parser.add_argument
     flag("--config", metavar="FILE", help="a TOML file with the same settings")
+    flag("--check", action="store_true", help="say whether the settings can be used, and end: 0 yes, 2 no")
     flag("--grpc-host", metavar="ADDRESS", help="default 127.0.0.1")
     flag("--grpc-port", type=int, metavar="PORT", help="default 50051; 0: any free one, which is printed")
     flag("--nats", metavar="URL", help="default nats://127.0.0.1:4222")

@@ -128,7 +128,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
     async with AsyncExitStack() as opened:
         store = await open_store(settings.database_url)
         opened.push_async_callback(store.close)
-        outbound = GuardedClient(settings.outbound())
+        outbound = GuardedClient(settings.outbound(), tls=settings.outbound_tls())
         opened.push_async_callback(outbound.close)
         address = NatsAddress(settings.nats, _credentials(settings.nats_credentials))
         connection = await opened.enter_async_context(connected(address))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class Settings(BaseSettings):
     allowed_networks: tuple[str, ...] = ()
     """Networks that webhooks may go to beside the public internet, as `10.1.0.0/16`."""
 
+    connect_to: dict[str, str] = Field(default_factory=dict)
+    """Where a webhook's or status stream's host is really reached: `{"hooks.internal:443": "10.1.2.3:9443"}`. Needs no
+    other permission; TLS still verifies the name in the URL."""
+
+    ca_bundle: Path | None = None
+    """PEM file of CA certificates that webhooks and status streams may be signed by, beside the system's."""
+
     default_output_uri: str = ""
     """Where a job without `artifacts.output_uri` publishes: `<this>/<job_id>/`. Empty: the field is required."""
 
@@ -110,6 +118,12 @@ class Settings(BaseSettings):
         OutboundRules.of(networks=networks)
         return networks
 
+    @field_validator("connect_to")
+    @classmethod
+    def _are_places(cls, connect_to: dict[str, str]) -> dict[str, str]:
+        OutboundRules.of(connect_to=connect_to)
+        return connect_to
+
     @field_validator("sync_interval", "node_grace", mode="before")
     @classmethod
     def _takes_seconds(cls, duration: object) -> object:
@@ -118,10 +132,17 @@ class Settings(BaseSettings):
         except ValueError:
             return duration  # ISO 8601, which pydantic reads
 
-    @field_validator("data_dir", "nats_credentials", "master_key", mode="after")
+    @field_validator("data_dir", "nats_credentials", "master_key", "ca_bundle", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
+
+    @field_validator("ca_bundle", mode="after")
+    @classmethod
+    def _holds_certificates(cls, bundle: Path | None) -> Path | None:
+        if bundle is not None:
+            _trusting(bundle)
+        return bundle
 
     @property
     def database_url(self) -> str:
@@ -141,7 +162,16 @@ class Settings(BaseSettings):
     def outbound(self) -> OutboundRules:
         """Whom webhooks may reach."""
         loopback = LOOPBACK if self.allow_loopback else ()
-        return OutboundRules.of(hosts=self.allowed_hosts, networks=(*self.allowed_networks, *loopback))
+        networks = (*self.allowed_networks, *loopback)
+        return OutboundRules.of(hosts=self.allowed_hosts, networks=networks, connect_to=self.connect_to)
+
+    def outbound_tls(self) -> ssl.SSLContext:
+        """Whose certificates webhooks and status streams are believed by.
+
+        Raises:
+            ValueError: the bundle was changed since the settings were read, and cannot be used any more.
+        """
+        return _trusting(self.ca_bundle)
 
     def rules(self) -> Rules:
         """The platform's part in judging a spec."""
@@ -158,6 +188,24 @@ class Settings(BaseSettings):
         scheme, _, rest = self.database_url.partition("://")
         shown["database"] = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
         return shown
+
+
+def _trusting(bundle: Path | None) -> ssl.SSLContext:
+    """A client's TLS that trusts the system's certificates and those of the file.
+
+    Raises:
+        ValueError: the file cannot be read, or holds none.
+    """
+    context = ssl.create_default_context()
+    if bundle is None:
+        return context
+    try:
+        context.load_verify_locations(cafile=bundle)
+    except ssl.SSLError as error:
+        raise ValueError(f"{bundle} holds no CA certificates in PEM") from error
+    except OSError as error:
+        raise ValueError(f"{bundle} cannot be read: {error.strerror}") from error
+    return context
 
 
 def load(overrides: dict[str, Any], *, toml: Path | None = None) -> Settings:

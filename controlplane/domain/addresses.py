@@ -11,7 +11,7 @@ once resolved, by whoever connects, with `OutboundRules.permits_address` for eac
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -20,9 +20,16 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+#: A host, lower case and without brackets, and a port.
+Place = tuple[str, int]
 
 #: Beyond what `is_global` excludes: protocol assignments (RFC 6890; its PCP anycast is one's own router), 6to4 relays
 #: (RFC 7526), shared space (RFC 6598), benchmarks (RFC 2544).
@@ -90,24 +97,40 @@ class OutboundRules:
     Attributes:
         hosts: names whose addresses may be anything: exact (`hooks.internal`) or everything under one (`*.internal`).
         networks: further addresses, e.g. `127.0.0.0/8` under `trainplane up`.
+        connect_to: which place of a URL is reached at which other one; that is then allowed whatever it is.
     """
 
     hosts: tuple[str, ...] = ()
     networks: tuple[Network, ...] = ()
+    connect_to: Mapping[Place, Place] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def of(cls, *, hosts: tuple[str, ...] = (), networks: tuple[str, ...] = ()) -> OutboundRules:
+    def of(
+        cls,
+        *,
+        hosts: tuple[str, ...] = (),
+        networks: tuple[str, ...] = (),
+        connect_to: Mapping[str, str] | None = None,
+    ) -> OutboundRules:
         """Read the settings' words.
 
         Raises:
-            ValueError: a network is none.
+            ValueError: a network is none, or a place is no `host:port`.
         """
-        return cls(tuple(host.lower().rstrip(".") for host in hosts), tuple(ip_network(n) for n in networks))
+        return cls(
+            tuple(host.lower().rstrip(".") for host in hosts),
+            tuple(ip_network(n) for n in networks),
+            {_named_place(asked): _place(reached) for asked, reached in (connect_to or {}).items()},
+        )
 
     def permits_name(self, host: str) -> bool:
         """Whether this name is allowed whatever it resolves to."""
         host = host.lower().rstrip(".")
         return any(host == rule or (rule[:2] == "*." and host.endswith(rule[1:])) for rule in self.hosts)
+
+    def instead_of(self, host: str, port: int) -> Place | None:
+        """Where this place of a URL is reached by the operator's word; None: where its name says."""
+        return self.connect_to.get((host.lower().rstrip("."), port))
 
     def permits_address(self, address: Address) -> bool:
         """Whether this address may be connected to: it is public, or in an allowed network."""
@@ -116,3 +139,27 @@ class OutboundRules:
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address.version == network.version and address in network for network in self.networks)
+
+
+def _place(text: str) -> Place:
+    """Reads `host:port`, `127.0.0.1:9443`, `[::1]:9443`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port or parts.netloc != text or "@" in text:
+        raise ValueError(f"must be host:port, as in events.internal:443 or 127.0.0.1:9443, got {text!r}")
+    return host.rstrip("."), port
+
+
+def _named_place(text: str) -> Place:
+    """A place whose host is a name: an address is connected to as it stands, and no name is looked up."""
+    host, port = _place(text)
+    if literal_address(host) is not None:
+        raise ValueError(f"only names can be reached elsewhere, {text!r} has an address")
+    return host, port

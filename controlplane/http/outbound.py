@@ -2,7 +2,8 @@
 
 A name is resolved once; every address must be allowed; the connection goes to those very addresses (so a second answer
 of the resolver changes nothing). No redirects, no proxy environment, bounded in time and in what is read. TLS verifies
-the name.
+the name. An operator may say where a name is reached (`connect_to`): that is allowed whatever it is, and TLS still
+verifies the name of the URL.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ class GuardedResolver(AbstractResolver):
             Blocked: one of them is not allowed.
             OSError: the name does not resolve.
         """
-        addresses = await self._looked_up(host, port, family)
-        if not self._rules.permits_name(host):
+        instead = self._rules.instead_of(host, port)
+        reached_host, reached_port = instead or (host, port)
+        addresses = await self._looked_up(reached_host, reached_port, family)
+        if instead is None and not self._rules.permits_name(host):
             for address in addresses:
                 if not self._rules.permits_address(ip_address(address.partition("%")[0])):
                     raise Blocked(f"{host} resolves to an address that is not public and not allowed by setting")
@@ -79,7 +82,7 @@ class GuardedResolver(AbstractResolver):
             ResolveResult(
                 hostname=host,
                 host=address,
-                port=port,
+                port=reached_port,
                 family=socket.AF_INET6 if ":" in address else socket.AF_INET,
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
@@ -146,13 +149,8 @@ class GuardedClient:
                 return answer.status, _retry_after(answer.headers.get("retry-after")), _words(answer.status)
         except TimeoutError:
             return 0, None, f"no answer within {deadline.total_seconds():g} s"
-        except aiohttp.ClientConnectorError as error:
-            cause = error.os_error
-            return 0, None, str(cause) if isinstance(cause, Blocked) else f"no connection: {cause.strerror or cause}"
-        except Blocked as error:
-            return 0, None, str(error)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return 0, None, f"no answer: {type(error).__name__}"
+            return 0, None, _unanswered(error)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -164,6 +162,19 @@ def _words(status: int) -> str:
     if 200 <= status < 300:
         return ""
     return f"answered {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
+
+
+def _unanswered(error: Exception) -> str:
+    """Why there is no answer, in words that repeat nothing of the request."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        distrust = getattr(error.certificate_error, "verify_message", "")  # OpenSSL's words
+        return f"no trust in its certificate: {distrust}; `ca_bundle` names further CAs"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        return str(cause) if isinstance(cause, Blocked) else f"no connection: {cause.strerror or cause}"
+    if isinstance(error, Blocked):
+        return str(error)
+    return f"no answer: {type(error).__name__}"
 
 
 def _retry_after(header: str | None) -> timedelta | None:

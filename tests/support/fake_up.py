@@ -62,7 +62,7 @@ def prepared(
             argv=(sys.executable, str(CHILD), name, str(journal), *knobs.get(name, [])),
             log=layout.log(name),
             is_ready=is_ready,
-            environment={MARKER: str(settings.data_dir)},
+            environment={**os.environ, MARKER: str(settings.data_dir)},
             start_within=timedelta(seconds=60),
             stop_within=timedelta(seconds=20 if "patient" in knobs.get(name, []) else 1),
         )

@@ -45,6 +45,12 @@ def up(
     cpus: Annotated[int, typer.Option(min=0, help="CPU cores that jobs may reserve; 0: those there are.")] = 0,
     memory_gb: Annotated[float, typer.Option(min=0, help="GiB that jobs may reserve; 0: what there is.")] = 0,
     dev: Annotated[bool, typer.Option("--dev", help="For development: the backend `mock`, gRPC reflection.")] = False,
+    controlplane_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML of the control plane's own settings (docs/operations.md).")
+    ] = None,
+    agent_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML of the agent's own settings (docs/operations.md).")
+    ] = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Run all of trainplane on this machine, until Ctrl-C."""
@@ -56,6 +62,8 @@ def up(
         node=node or local_node_name(),
         inventory=Inventory(gpus=gpus, cpus=cpus, memory_gb=memory_gb),
         dev=dev,
+        controlplane_config=_absolute(controlplane_config),
+        agent_config=_absolute(agent_config),
     )
     from trainplane.up.programs import prepare
 
@@ -64,7 +72,7 @@ def up(
 
 def run(settings: UpSettings, *, output: Format, prepared: Preparing) -> Exit:
     """Be `trainplane up` with the programs that `prepared` makes; the exit status."""
-    from trainplane.up.errors import UpError
+    from trainplane.up.errors import SettingsRefused, UpError
     from trainplane.up.signals import Interrupted, until_signalled
     from trainplane.up.stack import running
 
@@ -85,8 +93,12 @@ def run(settings: UpSettings, *, output: Format, prepared: Preparing) -> Exit:
         return Exit.DONE if was_ready else Exit.INTERRUPTED
     except (UpError, OSError) as error:
         tell(f"error: {error}")
-        return Exit.REFUSED
+        return Exit.USAGE if isinstance(error, SettingsRefused) else Exit.REFUSED
     return Exit.DONE
+
+
+def _absolute(file: Path | None) -> Path | None:
+    return None if file is None else file.expanduser().absolute()
 
 
 def tell(line: str) -> None:

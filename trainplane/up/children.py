@@ -49,7 +49,7 @@ class Program:
         argv: the command line; holds no secret.
         log: where stdout and stderr are appended.
         is_ready: asks it once.
-        environment: added to ours.
+        environment: the whole of it.
         start_within: it has failed if it is not ready then.
         stop_within: it is killed if it has not ended so long after SIGTERM.
     """
@@ -58,7 +58,7 @@ class Program:
     argv: tuple[str, ...]
     log: Path
     is_ready: Callable[[], Awaitable[bool]]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     start_within: timedelta = timedelta(seconds=60)
     stop_within: timedelta = timedelta(seconds=5)
 
@@ -175,7 +175,7 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **program.environment},
+                    env=dict(program.environment),
                     start_new_session=True,
                 )
             except FileNotFoundError:

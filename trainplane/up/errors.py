@@ -3,6 +3,7 @@
 UpError
 ├── Taken            someone else has the port or the data directory; names who
 ├── ProgramMissing   a part is not installed
+├── SettingsRefused  a settings file says what it may not, or what is wrong
 └── ChildFailed      a child ended for good; has the last lines of its log
 """
 
@@ -21,6 +22,10 @@ class Taken(UpError):
 
 class ProgramMissing(UpError):
     """A part is not installed."""
+
+
+class SettingsRefused(UpError):
+    """A settings file for one of the parts cannot be used; names the file and its keys."""
 
 
 class ChildFailed(UpError):

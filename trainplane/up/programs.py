@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainplane.up import nats, readiness
+from trainplane.up import config_files, nats, readiness
 from trainplane.up.children import Program
 from trainplane.up.errors import ProgramMissing
 from trainplane.up.leftovers import MARKER
@@ -25,6 +25,28 @@ if TYPE_CHECKING:
     from trainplane.wire.credentials import Installation
 
 _DEFAULT_OUTPUT = "TRAINPLANE_CONTROLPLANE_DEFAULT_OUTPUT_URI"
+#: Of the user's environment, what only the agent gets: it reaches storage and hubs, no other part does.
+_CREDENTIALS = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+#: What a settings file may not say, because `up` does; with the flag that changes it.
+_CONTROL_PLANE_DECIDED = {
+    "grpc_host": "",
+    "grpc_port": "--grpc-port",
+    "nats": "--nats-port",
+    "nats_credentials": "",
+    "data_dir": "--data-dir",
+    "database": "--data-dir",
+    "master_key": "--data-dir",
+    "dev": "--dev",
+    "allow_loopback": "",
+    "ready_with_node": "",
+}
+_AGENT_DECIDED = {
+    "nats": "--nats-port",
+    "node": "--node",
+    "credentials": "",
+    "data_dir": "--data-dir",
+    "end_trainers_on_exit": "",
+}
 #: An agent ends its trainers first: SIGTERM, ten seconds, SIGKILL, and the check that they are gone.
 AGENT_STOP = timedelta(seconds=25)
 
@@ -39,6 +61,7 @@ def prepare(settings: UpSettings, layout: Layout, ports: Ports) -> tuple[Program
 
     Raises:
         ProgramMissing: a part is not installed.
+        SettingsRefused: a settings file of one of them cannot be used.
         OSError: the data directory may not be written.
     """
     keys = _installation(layout, node=settings.node)
@@ -92,12 +115,15 @@ def _nats(layout: Layout, ports: Ports) -> Program:
         argv=tuple(argv),
         log=layout.log("nats-server"),
         is_ready=functools.partial(readiness.nats_answers, HOST, ports.nats),
-        environment={MARKER: str(layout.data_dir)},
+        environment=_environment(layout),
     )
 
 
 def _control_plane(settings: UpSettings, layout: Layout, ports: Ports) -> Program:
+    file = settings.controlplane_config
+    said = config_files.refuse_conflicts(file, _CONTROL_PLANE_DECIDED) if file else frozenset()
     options = {
+        "--config": str(file or ""),
         "--grpc-port": str(ports.grpc),
         "--nats": f"nats://{HOST}:{ports.nats}",
         "--nats-credentials": str(layout.credentials("controlplane")),
@@ -106,23 +132,31 @@ def _control_plane(settings: UpSettings, layout: Layout, ports: Ports) -> Progra
         "--master-key": str(layout.master_key),
     }
     switches = ["--allow-loopback", "--ready-with-node", *(["--dev"] if settings.dev else [])]
+    environment = _environment(layout)
+    if "default_output_uri" not in said:
+        # On one machine a job needs no output_uri; who sets the variable or the key decides otherwise.
+        environment.setdefault(_DEFAULT_OUTPUT, layout.outputs.as_uri())
+    argv = (_program("trainplane-controlplane"), *_flat(options), *switches)
+    if file:
+        config_files.refuse_what_the_program_refuses(file, argv, environment)
     return Program(
         name="controlplane",
-        argv=(_program("trainplane-controlplane"), *_flat(options), *switches),
+        argv=argv,
         log=layout.log("controlplane"),
         is_ready=functools.partial(readiness.grpc_serves, f"{HOST}:{ports.grpc}"),
-        # On one machine a job needs no output_uri; who sets the variable decides otherwise.
-        environment={
-            _DEFAULT_OUTPUT: os.environ.get(_DEFAULT_OUTPUT, layout.outputs.as_uri()),
-            MARKER: str(layout.data_dir),
-        },
+        environment=environment,
         stop_within=timedelta(seconds=15),
     )
 
 
 def _agent(settings: UpSettings, layout: Layout, ports: Ports) -> Program:
-    inventory = settings.inventory
+    inventory, file = settings.inventory, settings.agent_config
+    if file:
+        flagged = {"gpus": inventory.gpus, "cpus": inventory.cpus, "memory_gb": inventory.memory_gb}
+        both = {key: f"--{key.replace('_', '-')}" for key, value in flagged.items() if value}
+        config_files.refuse_conflicts(file, _AGENT_DECIDED | both)
     options = {
+        "--config": str(file or ""),
         "--nats": f"nats://{HOST}:{ports.nats}",
         "--node": settings.node,
         "--credentials": str(layout.credentials(f"node-{settings.node}")),
@@ -131,12 +165,16 @@ def _agent(settings: UpSettings, layout: Layout, ports: Ports) -> Program:
         "--cpus": str(inventory.cpus or ""),
         "--memory-gb": f"{inventory.memory_gb:g}" if inventory.memory_gb else "",
     }
+    argv = (_program("trainplane-agent"), *_flat(options), "--end-trainers-on-exit")
+    environment = _environment(layout, withheld=())
+    if file:
+        config_files.refuse_what_the_program_refuses(file, argv, environment)
     return Program(
         name="agent",
-        argv=(_program("trainplane-agent"), *_flat(options), "--end-trainers-on-exit"),
+        argv=argv,
         log=layout.log("agent"),
         is_ready=functools.partial(readiness.node_is_ready, f"{HOST}:{ports.grpc}", settings.node),
-        environment={MARKER: str(layout.data_dir)},
+        environment=environment,
         stop_within=AGENT_STOP,
     )
 
@@ -154,11 +192,17 @@ def _gateway(layout: Layout, ports: Ports) -> Program:
         is_ready=functools.partial(readiness.http_answers, HOST, ports.http, "/readyz"),
         # It reads the shared variables too, in which 0 means any free port: here they are chosen.
         environment={
-            MARKER: str(layout.data_dir),
+            **_environment(layout),
             "TRAINPLANE_HTTP_PORT": str(ports.http),
             "TRAINPLANE_GRPC_PORT": str(ports.grpc),
         },
     )
+
+
+def _environment(layout: Layout, *, withheld: tuple[str, ...] = _CREDENTIALS) -> dict[str, str]:
+    """The user's environment, the marker, and none of the variables whose names begin as the withheld ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
+    return {**kept, MARKER: str(layout.data_dir)}
 
 
 def _flat(options: dict[str, str]) -> list[str]:

@@ -47,6 +47,8 @@ class UpSettings:
         node: the local node's name.
         inventory: what the local node says it has.
         dev: backends for development (`mock`), and gRPC reflection.
+        controlplane_config: TOML of the control plane's own settings, beside those that `up` decides.
+        agent_config: likewise of the agent's.
     """
 
     data_dir: Path
@@ -54,6 +56,8 @@ class UpSettings:
     node: str = "local"
     inventory: Inventory = field(default_factory=Inventory)
     dev: bool = False
+    controlplane_config: Path | None = None
+    agent_config: Path | None = None
 
 
 def chosen_data_dir(given: Path | None) -> Path:

@@ -58,6 +58,14 @@ def test_the_grace_is_never_less_than_three_syncs():
         ('database = "junk"', "database"),
         ('nats = "nats://user:canary@h:4222"', "nats"),
         ("grpc_port = ", "settings.toml"),
+        ('ca_bundle = "/no/such.pem"', "ca_bundle: Value error, /no/such.pem cannot be read: No such file"),
+        ('ca_bundle = "/proc/self/stat"', "holds no CA certificates in PEM"),
+        ('[connect_to]\n"events.internal" = "127.0.0.1:1"', "must be host:port"),
+        ('[connect_to]\n"events.internal:443" = "127.0.0.1"', "must be host:port"),
+        ('[connect_to]\n"events.internal:443" = "127.0.0.1:99999"', "must be host:port"),
+        ('[connect_to]\n"a.internal:443" = "http://b:1"', "must be host:port"),
+        ('[connect_to]\n"10.0.0.1:443" = "127.0.0.1:1"', "only names can be reached elsewhere"),
+        ('[connect_to]\n"localhost:443" = "127.0.0.1:1"', "only names can be reached elsewhere"),
     ],
 )
 def test_a_wrong_setting_is_named_and_ends_with_status_2(tmp_path, capsys, text, told):

@@ -11,6 +11,7 @@ from email.utils import format_datetime
 
 import pytest
 
+from controlplane import settings
 from controlplane.domain.addresses import OutboundRules
 from controlplane.http.outbound import GuardedClient, GuardedResolver
 
@@ -328,3 +329,51 @@ async def test_a_server_that_speaks_no_tls_is_an_outcome():
         answer = await post(made, f"https://127.0.0.1:{server.port}/", deadline=2 * SECOND)
         assert answer.status_code == 0
         assert answer.detail
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_an_outcome_that_names_the_setting(certificate):
+    async with over_tls(certificate, "hooks.test", trusted=False) as (answer, _):
+        assert answer.detail == "no trust in its certificate: self-signed certificate; `ca_bundle` names further CAs"
+
+
+# where an operator says that a name is reached
+
+
+async def test_a_name_is_reached_where_the_operator_says_and_tls_still_verifies_the_name(certificate):
+    here = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    here.load_cert_chain(certificate / "pem", certificate / "key")
+    there = settings.load({"ca_bundle": str(certificate / "pem")}).outbound_tls()
+    async with serving(OK, tls=here) as server:
+        reached = f"127.0.0.1:{server.port}"
+        rules = OutboundRules.of(connect_to={"Hooks.test:443": reached, "other.test:443": reached})
+        async with client(rules, tls=there) as made:
+            assert (await post(made, "https://hooks.test/x")).status_code == 204
+            assert b"\r\nhost: hooks.test\r\n" in server.heard[0].lower()
+            refused = await post(made, "https://other.test/x")
+            assert (refused.status_code, len(server.heard)) == (0, 1)
+            assert "Hostname mismatch" in refused.detail
+
+
+async def test_only_the_very_place_is_reached_elsewhere():
+    async with serving(OK) as server:
+        rules = OutboundRules.of(connect_to={"hooks.test:80": f"127.0.0.1:{server.port}"})
+        resolver = GuardedResolver(rules, lookup=lambda host, port, family: ["127.0.0.1"])
+        async with client(rules, resolver=resolver) as made:
+            assert (await post(made, "http://hooks.test/")).status_code == 204
+            for other in ("http://hooks.test:81/", "http://x.hooks.test/", f"http://127.0.0.1:{server.port}/"):
+                assert "not public" in (await post(made, other)).detail
+            assert server.connections == 1
+
+
+async def test_a_name_may_be_reached_at_another_name():
+    asked = []
+
+    def lookup(host, port, family):
+        asked.append((host, port))
+        return ["127.0.0.1"]
+
+    async with serving(OK) as server:
+        rules = OutboundRules.of(connect_to={"hooks.test:80": f"relay.test:{server.port}"})
+        async with client(rules, resolver=GuardedResolver(rules, lookup=lookup)) as made:
+            assert (await post(made, "http://hooks.test/")).status_code == 204
+            assert asked == [("relay.test", server.port)]

@@ -39,30 +39,58 @@ class FileStorage:
             while piece := stream.read(_PIECE_BYTES):
                 yield piece
 
+    def download(self, name: str, target: Path) -> None:
+        """See Storage."""
+        with (self._root / name).open("rb") as content:
+            _write(target, lambda stream: shutil.copyfileobj(content, stream, _PIECE_BYTES))
+
+    def size(self, name: str) -> int:
+        """See Storage."""
+        return (self._root / name).stat().st_size
+
+    def exists(self, name: str) -> bool:
+        """See Storage."""
+        return (self._root / name).is_file()
+
+    def names(self) -> Iterator[str]:
+        """See Storage."""
+        found = (path for path in self._root.rglob("*") if path.is_file())
+        yield from sorted(path.relative_to(self._root).as_posix() for path in found)
+
     def remove_below(self, prefix: str) -> None:
         """See Storage."""
         path = self._root / prefix
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
-        # The parent goes with its last child, and stays with any other.
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
+        # The parent goes with its last child, and stays with any other; the root is the user's and stays.
+        if path.parent != self._root:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
     def _write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with aside.open("wb") as stream:
-                fill(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            aside.rename(path)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _write(path, fill)
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as stream:
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.rename(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder outlive the host."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

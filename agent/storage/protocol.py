@@ -39,6 +39,30 @@ class Storage(Protocol):
         """
         ...
 
+    def download(self, name: str, target: Path) -> None:
+        """Bring an object's content into a local file: whole and durable, or no such file.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        ...
+
+    def size(self, name: str) -> int:
+        """An object's size in bytes.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """Every object below the storage's own prefix, in the order of their names."""
+        ...
+
     def remove_below(self, prefix: str) -> None:
         """Remove every object below a prefix. Repeatable."""
         ...

@@ -1,7 +1,7 @@
 """`python -m agent.uploader`: one job from stdin (a JSON line), one answer to stdout (another).
 
 The job names the attempt's directory; a lock in it lets a child of a restarted agent wait for one that the former agent
-left behind. Secrets, once there are any, come with the job: never as an argument or in the environment.
+left behind. Credentials come with the job: never as an argument or in the environment.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.storage import UnsupportedURIError, open_storage
+from agent.storage.access import Access, adopt_ambient
 from agent.uploader import publishing, segments
 from agent.uploader.failures import CONFIG_INVALID, UploadError
 
@@ -38,7 +39,8 @@ def main() -> int:
 
 
 def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
-    storage = open_storage(job["uri"])
+    adopt_ambient(job["ambient"])
+    storage = open_storage(job["uri"], Access.parse(job["access"]))
     if job["command"] == "ship":
         segments.ship_until_end_of_input(segments.SegmentShipper(storage, directory, job["attempt"]))
         return {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from agent.storage.access import Access, StorageSettings, session_name
 from agent.uploader.failures import CONFIG_INVALID, STORAGE_UNAVAILABLE, UploadError
 
 if TYPE_CHECKING:
@@ -27,12 +28,23 @@ _CLOSE_SECONDS = 3.0
 class Uploader:
     """Moves an attempt's bytes.
 
-    Every call blocks as long as it takes; cancelling it kills the child. Args:
+    Every call blocks as long as it takes; cancelling it kills the child.
+
+    Args:
         environment: the children's whole environment.
+        settings: how they reach object stores.
+        credentials: the agent's own AWS variables, told to the children with their job.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        settings: StorageSettings | None = None,
+        credentials: Mapping[str, str] | None = None,
+    ) -> None:
         self._environment = dict(environment)
+        self._settings = settings or StorageSettings()
+        self._credentials = dict(credentials or {})
         self._shippers: dict[AttemptKey, Process] = {}
 
     async def stage(self, assignment: Assignment, directory: Path) -> str:
@@ -66,7 +78,12 @@ class Uploader:
         uri = assignment.setting("artifacts.log_uri")
         if not uri or assignment.key in self._shippers:
             return
-        job = {"command": "ship", "uri": uri, "attempt": assignment.key.number, "directory": str(directory)}
+        job = {
+            "command": "ship",
+            "attempt": assignment.key.number,
+            "directory": str(directory),
+            **self._place(assignment, "artifacts.log_uri"),
+        }
         self._shippers[assignment.key] = await self._start(job, directory)
 
     async def finish_log(self, key: AttemptKey) -> None:
@@ -94,7 +111,7 @@ class Uploader:
             raise UploadError(CONFIG_INVALID, "artifacts.output_uri is not set, and no default was given")
         job = {
             **command,
-            "uri": uri,
+            **self._place(assignment, "artifacts.output_uri"),
             "uid": assignment.key.uid,
             "job_id": assignment.job_id,
             "attempt": assignment.key.number,
@@ -105,6 +122,16 @@ class Uploader:
         if not answer["ok"]:
             raise UploadError(answer["reason"], answer["message"])
         return answer
+
+    def _place(self, assignment: Assignment, field: str) -> dict[str, Any]:
+        """Where, and by whose leave: what every job says."""
+        access = Access(
+            session_name=session_name(assignment.job_id),
+            role_arn=assignment.setting("artifacts.auth.role_arn"),
+            field=field,
+            settings=self._settings,
+        )
+        return {"uri": assignment.setting(field), "access": access.to_json(), "ambient": self._credentials}
 
     async def _start(self, job: Mapping[str, Any], directory: Path) -> Process:
         with (directory / "logs" / "uploader.log").open("ab") as log:

@@ -1,7 +1,8 @@
 """What can go wrong when bytes are moved, in the reasons of docs/trainer-contract.md.
 
 UploadError
-├── reasons that do not mend themselves: OUTPUT_EXISTS STORAGE_DENIED ARTIFACTS_LOST CONFIG_INVALID
+├── reasons that do not mend themselves: OUTPUT_EXISTS STORAGE_DENIED BUCKET_NOT_FOUND ARTIFACTS_LOST
+│   CONFIG_INVALID
 └── reasons that may: DISK_FULL STORAGE_UNAVAILABLE (never in a report: it is tried again)
 """
 
@@ -9,15 +10,23 @@ from __future__ import annotations
 
 import errno
 
+from agent.storage.errors import BucketNotFoundError, StorageDeniedError, StorageError, StorageMisusedError
+
 OUTPUT_EXISTS = "OUTPUT_EXISTS"
 STORAGE_DENIED = "STORAGE_DENIED"
 ARTIFACTS_LOST = "ARTIFACTS_LOST"
 CONFIG_INVALID = "CONFIG_INVALID"
+BUCKET_NOT_FOUND = "BUCKET_NOT_FOUND"
 DISK_FULL = "DISK_FULL"
 STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
 
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REASONS: dict[type[StorageError], str] = {
+    StorageDeniedError: STORAGE_DENIED,
+    BucketNotFoundError: BUCKET_NOT_FOUND,
+    StorageMisusedError: CONFIG_INVALID,
+}
 
 
 class UploadError(Exception):
@@ -34,7 +43,9 @@ class UploadError(Exception):
 
 
 def from_os_error(error: OSError, *, what: str) -> UploadError:
-    """The upload error that an operating system's error amounts to."""
+    """The upload error that an operating system's or a storage's error amounts to; `what`: what was being done."""
+    if isinstance(error, StorageError):
+        return UploadError(_REASONS.get(type(error), STORAGE_UNAVAILABLE), str(error))
     reason = STORAGE_UNAVAILABLE
     if error.errno in _DENIED:
         reason = STORAGE_DENIED

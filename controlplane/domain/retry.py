@@ -22,6 +22,7 @@ MAX_LOSSES = 10
 
 REASONS: dict[str, Policy] = {
     "ARTIFACTS_LOST": Policy.NEVER,
+    "BUCKET_NOT_FOUND": Policy.NEVER,
     "CHAT_TEMPLATE_MISSING": Policy.NEVER,
     "CONFIG_INVALID": Policy.NEVER,
     "DATASET_EMPTY": Policy.NEVER,
@@ -43,6 +44,7 @@ REASONS: dict[str, Policy] = {
     "TRAINER_CRASHED": Policy.ATTEMPT,
     "NODE_LOST": Policy.INFRASTRUCTURE,
     "PREEMPTED": Policy.INFRASTRUCTURE,
+    "STORAGE_UNAVAILABLE": Policy.INFRASTRUCTURE,
 }
 
 _DELAYS = (timedelta(seconds=2), timedelta(seconds=10), timedelta(seconds=60), timedelta(minutes=5))

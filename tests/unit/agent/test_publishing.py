@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent.storage import UnsupportedURIError, open_storage
+from agent.storage.access import Access
 from agent.uploader.failures import UploadError
 from agent.uploader.manifest import Manifest
 from agent.uploader.publishing import Output, discard, publish, stage
@@ -29,7 +30,7 @@ def made(tmp_path: Path) -> Path:
 
 def output(tmp_path: Path, *, uid: str = "01J", attempt: int = 1, overwrite: bool = False) -> Output:
     uri = (tmp_path / "a b%25").as_uri()
-    return Output(open_storage(uri), uri, uid, f"job-{uid}", attempt, overwrite)
+    return Output(open_storage(uri, Access()), uri, uid, f"job-{uid}", attempt, overwrite)
 
 
 def place(tmp_path: Path) -> Path:
@@ -154,16 +155,16 @@ def test_a_manifest_that_leads_out_of_the_output_is_none(path: str) -> None:
         Manifest.parse(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/x", "file://elsewhere/x", "relative", "https://x/y", "file:x"])
+@pytest.mark.parametrize("uri", ["s3:///x", "file://elsewhere/x", "relative", "https://x/y", "file:x"])
 def test_a_place_that_no_storage_knows_is_refused(uri: str) -> None:
     with pytest.raises(UnsupportedURIError):
-        open_storage(uri)
+        open_storage(uri, Access())
 
 
 def test_a_log_goes_out_in_segments_and_a_new_shipper_goes_on(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     log = tmp_path / "logs" / "rank-0.log"
-    storage = open_storage((tmp_path / "shipped").as_uri())
+    storage = open_storage((tmp_path / "shipped").as_uri(), Access())
     shipper = SegmentShipper(storage, tmp_path, 2)
     assert not shipper.ship()
     log.write_bytes(b"a" * (SEGMENT_BYTES + 10))

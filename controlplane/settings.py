@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from controlplane.domain.addresses import OutboundRules
 from controlplane.domain.spec import Rules
+from trainplane.addresses import OutboundRules
 
 ENV_PREFIX = "TRAINPLANE_CONTROLPLANE_"
 LOOPBACK = ("127.0.0.0/8", "::1/128")

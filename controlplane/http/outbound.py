@@ -21,14 +21,14 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from controlplane.domain.addresses import literal_address
 from controlplane.engine.ports import Answer
+from trainplane.addresses import literal_address
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-    from controlplane.domain.addresses import OutboundRules
+    from trainplane.addresses import OutboundRules
 
 _DRAINED_BYTES = 64 * 1024
 #: Names looked up at once. In threads of their own: a name server that hangs must not hold up log files' threads.

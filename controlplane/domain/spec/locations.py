@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from controlplane.domain.addresses import literal_address
 from controlplane.domain.spec.problem import MALFORMED, NOT_ALLOWED, NOT_YET_SUPPORTED, Problem
+from trainplane.addresses import literal_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

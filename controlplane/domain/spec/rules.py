@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from controlplane.domain.addresses import OutboundRules
+from trainplane.addresses import OutboundRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from email.utils import format_datetime
 import pytest
 
 from controlplane import settings
-from controlplane.domain.addresses import OutboundRules
 from controlplane.http.outbound import GuardedClient, GuardedResolver
+from trainplane.addresses import OutboundRules
 
 LOOPBACK = OutboundRules.of(networks=("127.0.0.0/8", "::1/128"))
 NOBODY = OutboundRules.of()

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from controlplane.domain.addresses import OutboundRules
 from controlplane.domain.spec import Rules, check, not_yet_runnable, parse
+from trainplane.addresses import OutboundRules
 from trainplane.cli import request_file
 from trainplane.demo import request
 

@@ -6,11 +6,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from controlplane.domain.addresses import OutboundRules, address_is_public, literal_address
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.spec import Rules, check
 from tests.support.bad_requests import LOCAL, changed
 from tests.support.bad_uris import HIDDEN_URLS
+from trainplane.addresses import OutboundRules, address_is_public, literal_address
 
 PUBLIC = ("8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "2001:4860:4860::8888", "::ffff:8.8.8.8")
 NOT_PUBLIC = (

@@ -1,0 +1,48 @@
+"""Where inputs come from, and how much of them a node keeps: the agent's settings, as the child is told them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PUBLIC_HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSettings:
+    """This platform's sources and this node's cache.
+
+    Attributes:
+        cache_dir: where models are kept for all jobs of a project.
+        cache_bytes: how much the cache may hold; what jobs use now is kept beyond it.
+        hub_endpoint: URL of the model hub, or of a mirror of it.
+        hub_token_file: file with the platform's own hub token, for jobs without one.
+        ca_bundle: PEM file of the authorities that certificates are checked against; None: the system's.
+        allowed_hosts: names, or `*.name`, that https downloads may reach whatever their addresses are.
+        allowed_networks: networks beside the public internet that https downloads may reach.
+    """
+
+    cache_dir: str
+    cache_bytes: int
+    hub_endpoint: str = PUBLIC_HUB
+    hub_token_file: str | None = None
+    ca_bundle: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_networks: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `parse` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> InputSettings:
+        """Read what `to_json` made.
+
+        Raises:
+            TypeError: an unknown or missing name.
+        """
+        hosts, networks = tuple(document["allowed_hosts"]), tuple(document["allowed_networks"])
+        return cls(**{**document, "allowed_hosts": hosts, "allowed_networks": networks})

@@ -1,0 +1,300 @@
+"""A hub mirror: serves model repositories from directories, over the endpoints and with the answers of the real hub.
+
+Made for `huggingface_hub` with `endpoint=`: metadata, trees, files with ETag, X-Repo-Commit, X-Linked-*, ranges, and
+large files by a redirect to another path, as the real one sends them to its CDN. It records what it was asked, and
+fails as told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_LFS = (".safetensors", ".bin", ".pth", ".pt", ".model", ".gguf")
+_PIECE_BYTES = 64 * 1024
+_NAME = r"(?P<name>[^/]+/[^/]+)"
+_INFO = re.compile(rf"/api/models/{_NAME}(?:/revision/(?P<revision>.+))?")
+_TREE = re.compile(rf"/api/models/{_NAME}/tree/(?P<revision>[^/]+)(?:/.*)?")
+_FILE = re.compile(rf"/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_LINKED = re.compile(r"/linked/(?P<digest>[0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a commit."""
+
+    name: str
+    data: bytes
+
+    @property
+    def lfs(self) -> bool:
+        return self.name.endswith(_LFS)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def blob_id(self) -> str:
+        """git's name for the content."""
+        return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
+
+    def described(self) -> dict[str, Any]:
+        """The parts that a tree and a model's siblings share."""
+        lfs = {"oid": self.sha256, "sha256": self.sha256, "size": len(self.data), "pointerSize": 134}
+        return {"size": len(self.data), **({"lfs": lfs} if self.lfs else {})}
+
+
+@dataclass
+class Repository:
+    """One model. `token`: who alone sees it (private), or may download it (gated); None: everybody."""
+
+    name: str
+    token: str | None = None
+    gated: bool = False
+    commits: dict[str, list[File]] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, directory: Path, revision: str = "main") -> str:
+        """Takes a directory's present content for a revision; the commit's name."""
+        paths = sorted(path for path in directory.rglob("*") if path.is_file())
+        files = [File(path.relative_to(directory).as_posix(), path.read_bytes()) for path in paths]
+        sha = hashlib.sha1("".join(f"{self.name} {f.name} {f.sha256}\n" for f in files).encode()).hexdigest()
+        self.commits[sha] = files
+        self.revisions[revision] = sha
+        return sha
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that arrived."""
+
+    method: str
+    path: str
+    authorized: bool
+    """It showed a token."""
+    range: str
+
+
+@dataclass
+class Faults:
+    """How the mirror misbehaves; counts run down with each request that they spoil."""
+
+    statuses: list[int] = field(default_factory=list)
+    """The next requests are answered so."""
+    cut_after_bytes: int | None = None
+    """The next large body ends here, with the connection."""
+    altered: str = ""
+    """This file's content is another than its digest says."""
+    hold: threading.Event = field(default_factory=threading.Event)
+    """While it is cleared, large bodies stop after their first piece."""
+    silent: bool = False
+    """Requests are read and not answered."""
+
+    def __post_init__(self) -> None:
+        self.hold.set()
+
+
+class HubMirror:
+    """The mirror; see `running`."""
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.asked: list[Asked] = []
+        self.faults = Faults()
+        self.ended = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        """What to give as endpoint, or as `HF_ENDPOINT`."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def elsewhere(self) -> str:
+        """Where large files are: to clients another host, which must not be shown the token."""
+        return f"http://localhost:{self._server.server_port}"
+
+    def serve(self, name: str, directory: Path, *, token: str | None = None, gated: bool = False) -> str:
+        """Serves a directory as a model's branch `main`; the commit's name."""
+        repository = self.repositories[name] = Repository(name, token, gated)
+        return repository.commit(directory)
+
+    def asked_for(self, part: str) -> list[Asked]:
+        """The requests whose path holds `part`."""
+        return [each for each in self.asked if part in each.path]
+
+    def bodies(self) -> int:
+        """How many large files were asked for."""
+        return sum(each.method == "GET" for each in self.asked_for("/linked/"))
+
+    @contextmanager
+    def running(self) -> Iterator[HubMirror]:
+        """Serves in threads."""
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.ended.set()
+            self.faults.hold.set()
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+
+class _Refused(Exception):  # noqa: N818 - it says what happened
+    """An answer in the hub's words."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+def _handler(mirror: HubMirror) -> type[BaseHTTPRequestHandler]:
+    class Handler(_Handler):
+        hub = mirror
+
+    return Handler
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: HubMirror
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: Any) -> None:
+        """Silent: `asked` is the record."""
+
+    def _answer(self) -> None:
+        hub, parts = self.hub, urlsplit(self.path)
+        token = (self.headers.get("authorization") or "").removeprefix("Bearer ")
+        hub.asked.append(Asked(self.command, self.path, bool(token), self.headers.get("range") or ""))
+        if hub.faults.silent:
+            hub.ended.wait()
+            self.close_connection = True
+            return
+        try:
+            self._fail_as_told()
+            self._route(unquote(parts.path), parse_qs(parts.query), token)
+        except _Refused as refused:
+            body = json.dumps({"error": refused.message}).encode()
+            headers = {"X-Error-Message": refused.message, "content-type": "application/json"}
+            self._send(refused.status, body, {**headers, **({"X-Error-Code": refused.code} if refused.code else {})})
+
+    def _fail_as_told(self) -> None:
+        if self.hub.faults.statuses:
+            raise _Refused(self.hub.faults.statuses.pop(0), "", "told to fail")
+
+    def _route(self, path: str, query: dict[str, list[str]], token: str) -> None:
+        if match := _LINKED.fullmatch(path):
+            self._content(self._linked(match["digest"]))
+        elif match := _FILE.fullmatch(path):
+            self._resolve(*self._found(match, token, download=True), match["file"])
+        elif match := _TREE.fullmatch(path):
+            _, _, files = self._found(match, token)
+            self._json([{"type": "file", "oid": f.blob_id, "path": f.name, **f.described()} for f in files])
+        elif match := _INFO.fullmatch(path):
+            repository, sha, files = self._found(match, token)
+            described = [
+                {"rfilename": f.name, **({"blobId": f.blob_id, **f.described()} if "blobs" in query else {})}
+                for f in files
+            ]
+            known = {"id": repository.name, "modelId": repository.name, "sha": sha, "siblings": described}
+            self._json({**known, "private": repository.token is not None, "tags": [], "downloads": 0, "likes": 0})
+        else:
+            raise _Refused(404, "", "no such endpoint")
+
+    def _found(self, match: re.Match[str], token: str, *, download: bool = False) -> tuple[Repository, str, list[File]]:
+        """The repository, the commit and its files; refused as the hub refuses."""
+        repositories = self.hub.repositories
+        if token and token not in {r.token for r in repositories.values()}:
+            raise _Refused(401, "", "Invalid credentials in Authorization header")
+        repository = repositories.get(match["name"])
+        allowed = repository is not None and repository.token in {None, token}
+        if repository is None or (not allowed and not repository.gated):
+            raise _Refused(404 if token else 401, "RepoNotFound", "Repository not found")
+        if not allowed and download:
+            raise _Refused(403 if token else 401, "GatedRepo", f"Access to model {repository.name} is restricted")
+        revision = match["revision"] or "main"
+        sha = repository.revisions.get(revision, revision)
+        if sha not in repository.commits:
+            raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return repository, sha, repository.commits[sha]
+
+    def _resolve(self, _repository: Repository, sha: str, files: list[File], name: str) -> None:
+        file = next((f for f in files if f.name == name), None)
+        if file is None:
+            raise _Refused(404, "EntryNotFound", "Entry not found")
+        headers = {"X-Repo-Commit": sha}
+        if not file.lfs:
+            self._content(file, {**headers, "ETag": f'"{file.blob_id}"'})
+            return
+        linked = {"X-Linked-ETag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
+        self._send(302, b"", {**headers, **linked, "Location": f"{self.hub.elsewhere}/linked/{file.sha256}"})
+
+    def _linked(self, digest: str) -> File:
+        for repository in self.hub.repositories.values():
+            for files in repository.commits.values():
+                for file in files:
+                    if file.sha256 == digest:
+                        return file
+        raise _Refused(404, "EntryNotFound", "Entry not found")
+
+    def _content(self, file: File, headers: dict[str, str] | None = None) -> None:
+        data = file.data
+        if file.name == self.hub.faults.altered:
+            data = bytes(len(data) - 1) + b"!"
+        status, first = 200, 0
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or ""):
+            status, first = 206, int(match[1])
+        whole = {"ETag": f'"{file.sha256}"', "accept-ranges": "bytes", **(headers or {})}
+        if status == 206:
+            whole["content-range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+        self._send(status, data[first:], whole, large=file.lfs)
+
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"content-type": "application/json"})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], *, large: bool = False) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # whoever asked went away
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self._write(body, large=large)
+
+    def _write(self, body: bytes, *, large: bool) -> None:
+        faults = self.hub.faults
+        for start in range(0, len(body), _PIECE_BYTES):
+            piece = body[start : start + _PIECE_BYTES]
+            if large and start:
+                faults.hold.wait()
+            if large and faults.cut_after_bytes is not None and start + len(piece) > faults.cut_after_bytes:
+                self.wfile.write(piece[: max(faults.cut_after_bytes - start, 0)])
+                self.wfile.flush()
+                faults.cut_after_bytes = None
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.wfile.write(piece)
+            self.wfile.flush()

@@ -121,8 +121,12 @@ class NewJob:
     sealed_secrets: bytes
     """Empty: there are none."""
     webhook: bool
-    """Whether deliveries are owed."""
+    """Whether a webhook is to be told: its secret outlives the job."""
     output_uri: str
+    status_stream: bool = False
+    """Whether a status stream is."""
+    output_place: str = ""
+    """The one spelling of where it publishes; empty: nowhere that another job could be in the way."""
 
 
 @dataclass(frozen=True, slots=True)

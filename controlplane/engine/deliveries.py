@@ -1,41 +1,39 @@
-"""Webhooks: every event an endpoint asked for, in order, tried until it is taken or dead.
+"""Telling endpoints: which of them are due, and how many at once. `webhooks.py` and `status_streams.py` tell one.
 
-    events ──► cursor of (job, endpoint) in SQL ──► one try at a time ──► 2xx: the cursor moves on
-                                                                     ├─► failing for 5 minutes: overtaken, tried alone
-                                                                     └─► 410: disabled; after 8 retries: dead
+    job that owes endpoints ──adopt──► rows with cursors ──due──► a place ──► one try at a time of each, recorded
 
-Standard Webhooks: `webhook-id` is the event's id, the same over retries; the signature covers `id.timestamp.body`. A
-slow endpoint holds one place among many, never another endpoint's. An endpoint's failure never touches a job.
+A slow endpoint holds one place among many, and a host that hangs no more than its share of them; neither ever holds
+another endpoint's turn. An endpoint's failure never touches a job.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
 import json
-import random
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from controlplane.domain import delivery as d
-from controlplane.domain.delivery import Delivery, Endpoint, EndpointState, Outcome, PendingRetry
-from controlplane.domain.event import DEFAULT_WEBHOOK_TYPES, TERMINAL_TYPES
-from controlplane.engine.changes import DELIVERY_SECRET
-from controlplane.engine.ports import Answer, OutcomeUnknown, StoreUnavailable
+from controlplane.domain.delivery import Endpoint
+from controlplane.domain.event import DEFAULT_WEBHOOK_TYPES
+from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+from controlplane.engine.posting import Sender
 from controlplane.engine.signals import Bell
+from controlplane.engine.status_streams import StatusStreams
+from controlplane.engine.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from controlplane.domain.event import StoredEvent
     from controlplane.engine.ports import Clock, Outbound, Store, Transaction, Vault
 
 CONCURRENCY = 64
+PER_HOST = 16
+"""Of those places, for one host and port: one that hangs leaves three quarters of them to the others."""
 SWEEP_SECONDS = 1.0
 SECRET_RETENTION = timedelta(days=7)
 _PACE_SECONDS = 0.2
@@ -45,64 +43,39 @@ CROWDED_STARTS = 4
 BUSY_SECONDS = 0.005
 """Where one turn of the event loop takes longer, others wait for it: then few are started in a round."""
 _UNRECORDED_SECONDS = 5.0
-_KIND = "webhook"
 _PAGE = 500
+_ADOPTED_AT_ONCE = 100
+"""In one transaction: at about 80 us a job, what else the event loop has to do waits no longer than for 8 ms."""
+_USUAL_TYPES = tuple(sorted(kind.value for kind in DEFAULT_WEBHOOK_TYPES))
+
+#: (job, kind, 0) for an endpoint, (job, kind, sequence) for an overtaken event: never two tries of one at a time.
+_Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Due:
-    """The next event for an endpoint, and what sending it needs."""
+class _Turn:
+    """Something that is due."""
 
-    event: StoredEvent
-    url: str
-    secrets: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Skipped:
-    """Nothing asked for lies between the cursor and here."""
-
-    up_to: int
-    ended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Try:
-    """One try of an event."""
-
-    sequence: int
-    number: int
-    started_us: int
-
-
-def signature(secret: str, *, event_id: str, timestamp: int, body: bytes) -> str:
-    """The `webhook-signature` header (standardwebhooks.com): `v1,` and base64 of HMAC-SHA256.
-
-    Args:
-        secret: `whsec_` and the key in base64.
-        event_id: the `webhook-id` header.
-        timestamp: the `webhook-timestamp` header, Unix seconds.
-        body: as sent.
-    """
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    signed = b"%s.%d.%s" % (event_id.encode(), timestamp, body)
-    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    key: _Key
+    host: str
+    work: Callable[[], Awaitable[None]]
 
 
 class Deliveries:
-    """Tells the webhooks of all jobs."""
+    """Tells the endpoints of all jobs."""
 
     def __init__(
         self, store: Store, *, outbound: Outbound, vault: Vault, clock: Clock, sweep_seconds: float = SWEEP_SECONDS
     ) -> None:
         self.bell = Bell(pace_seconds=_PACE_SECONDS)
         self._store = store
-        self._outbound = outbound
-        self._vault = vault
         self._clock = clock
         self._sweep_seconds = sweep_seconds
-        self._busy: set[tuple[str, int]] = set()
-        """(job, 0) for an endpoint, (job, sequence) for an overtaken event: never two tries of one at a time."""
+        sender = Sender(outbound, vault=vault, clock=clock)
+        self._webhooks = Webhooks(store, sender=sender, vault=vault, clock=clock)
+        self._streams = StatusStreams(store, sender=sender)
+        self._busy: dict[_Key, str] = {}
+        """What has a place, and at which host."""
 
     async def run(self) -> None:
         """The loop: starts what is due; SQL being away only delays it."""
@@ -136,12 +109,12 @@ class Deliveries:
         """Writes the endpoint rows of new jobs: kept out of the submit, which writes no more than it must."""
 
         def work(tx: Transaction) -> int:
-            new = tx.jobs_without_endpoint(limit=_PAGE)
-            tx.insert_endpoints([_endpoint(uid, sent) for uid, sent in new])
+            new = tx.jobs_without_endpoint(limit=_ADOPTED_AT_ONCE)
+            tx.insert_endpoints([endpoint for uid, sent in new for endpoint in endpoints_of(uid, sent)])
             return len(new)
 
         if await self._store.read(lambda tx: tx.jobs_without_endpoint(limit=1)):
-            while await self._store.write(work) == _PAGE:
+            while await self._store.write(work) == _ADOPTED_AT_ONCE:
                 pass
 
     async def _start_due(self, tries: asyncio.TaskGroup) -> bool:
@@ -149,21 +122,32 @@ class Deliveries:
         places = min(CONCURRENCY - len(self._busy), CROWDED_STARTS if await self._is_crowded() else STARTS_PER_ROUND)
         if places <= 0:
             return False  # whichever ends first rings
-        now_us = self._clock.now_us()
+        hosts = Counter(self._busy.values())
         # Whichever of them are busy, enough others are there for the free places.
-        limit = len(self._busy) + places + 1
+        found = await self._due(hosts, limit=len(self._busy) + places + 1)
+        due = [turn for turn in found if turn.key not in self._busy]
+        started = 0
+        for turn in due:
+            if started < places and hosts[turn.host] < PER_HOST:
+                hosts[turn.host] += 1
+                started += 1
+                self._start(tries, turn)
+        return len(due) > started > 0 and len(self._busy) < CONCURRENCY
+
+    async def _due(self, hosts: Counter[str], *, limit: int) -> list[_Turn]:
+        """What is due, but for hosts that have their share."""
+        now_us = self._clock.now_us()
+        full = [host for host, count in hosts.items() if count >= PER_HOST]
         endpoints, retries = await self._store.read(
             lambda tx: (
-                tx.due_endpoints(now_us=now_us, limit=limit),
-                tx.due_retries(now_us=now_us, limit=limit),
+                tx.due_endpoints(now_us=now_us, limit=limit, full_hosts=full),
+                tx.due_retries(now_us=now_us, limit=limit, full_hosts=full),
             )
         )
-        due = [((each.job_uid, 0), partial(self._serve, each)) for each in endpoints]
-        due += [((each.job_uid, each.sequence), partial(self._serve_alone, each)) for each in retries]
-        free = [(key, work) for key, work in due if key not in self._busy]
-        for key, work in free[:places]:
-            self._start(tries, key, work)
-        return len(free) > places and len(self._busy) < CONCURRENCY
+        serve = {d.WEBHOOK: self._webhooks.serve, d.STATUS_STREAM: self._streams.serve}
+        due = [_Turn((e.job_uid, e.kind, 0), e.host, partial(serve[e.kind], e)) for e in endpoints]
+        alone = self._webhooks.serve_alone
+        return due + [_Turn((r.job_uid, r.kind, r.sequence), r.host, partial(alone, r)) for r in retries]
 
     async def _is_crowded(self) -> bool:
         """Whether requests wait for the event loop; a try costs it as much as a submit."""
@@ -171,145 +155,30 @@ class Deliveries:
         await self._clock.sleep(0)  # one turn
         return self._clock.monotonic() - began > BUSY_SECONDS
 
-    def _start(self, tries: asyncio.TaskGroup, key: tuple[str, int], work: Callable[[], Awaitable[None]]) -> None:
-        self._busy.add(key)
+    def _start(self, tries: asyncio.TaskGroup, turn: _Turn) -> None:
+        self._busy[turn.key] = turn.host
 
         async def guarded() -> None:
             try:
-                await work()
+                await turn.work()
             except (StoreUnavailable, OutcomeUnknown):
                 # The sweep finds it again, and would at once: what cannot be written down is not posted all the time.
                 await self._clock.sleep(_UNRECORDED_SECONDS)
             finally:
-                self._busy.discard(key)
+                del self._busy[turn.key]
                 self.bell.ring()
 
         tries.create_task(guarded())
 
-    async def _serve(self, endpoint: Endpoint) -> None:
-        """Delivers what the endpoint is owed, until nothing is left or a try fails."""
-        while True:
-            current = endpoint
-            following = await self._store.read(partial(self._next, endpoint=current))
-            if following is None:
-                return
-            if isinstance(following, _Skipped):
-                state = EndpointState.SETTLED if following.ended else current.state
-                endpoint = replace(current, cursor=following.up_to, state=state)
-                await self._store.write(partial(_save, endpoint=endpoint))
-                if following.ended:
-                    return
-                continue
-            started_us = self._clock.now_us()
-            answer = await self._post(following)
-            verdict = d.judge(
-                current,
-                following.event.sequence,
-                status_code=answer.status_code,
-                retry_after=answer.retry_after,
-                now_us=self._clock.now_us(),
-                jitter=random.random(),  # noqa: S311 - spreads retries, keeps no secret
-            )
-            endpoint = verdict.endpoint
-            if endpoint.cursor >= following.event.sequence and following.event.type in TERMINAL_TYPES:
-                endpoint = replace(endpoint, state=EndpointState.SETTLED)
-            tried = _Try(following.event.sequence, current.tries + 1, started_us)
-            made = _delivery(current, tried, answer, verdict.outcome)
-            await self._store.write(partial(_record, endpoint=endpoint, tried=made, retry=verdict.retry))
-            if verdict.outcome is not Outcome.DELIVERED or endpoint.state is not EndpointState.ACTIVE:
-                return
 
-    async def _serve_alone(self, retry: PendingRetry) -> None:
-        """One try of an overtaken event."""
-
-        def load(tx: Transaction) -> tuple[Endpoint, _Due] | None:
-            endpoint = tx.endpoint(retry.job_uid, retry.kind)
-            row = tx.events_after(retry.job_uid, retry.sequence - 1, limit=1)
-            if endpoint is None or not row or endpoint.state is EndpointState.DISABLED:
-                return None
-            return endpoint, self._due(tx, endpoint, row[0])
-
-        loaded = await self._store.read(load)
-        if loaded is None:
-            await self._store.write(lambda tx: tx.delete_retry(retry))
-            return
-        endpoint, due = loaded
-        started_us = self._clock.now_us()
-        answer = await self._post(due)
-        outcome, again = d.judge_retry(
-            retry,
-            status_code=answer.status_code,
-            retry_after=answer.retry_after,
-            now_us=self._clock.now_us(),
-            jitter=random.random(),  # noqa: S311 - likewise
-        )
-        tried = _delivery(endpoint, _Try(retry.sequence, retry.tries + 1, started_us), answer, outcome)
-
-        def work(tx: Transaction) -> None:
-            tx.insert_delivery(tried)
-            if again is None:
-                tx.delete_retry(retry)
-            else:
-                tx.save_retry(again)
-
-        await self._store.write(work)
-
-    def _next(self, tx: Transaction, *, endpoint: Endpoint) -> _Due | _Skipped | None:
-        row = tx.events_after(endpoint.job_uid, endpoint.cursor, limit=_PAGE)
-        for event in row:
-            if event.type in endpoint.types:
-                return self._due(tx, endpoint, event)
-        return _Skipped(row[-1].sequence, ended=row[-1].type in TERMINAL_TYPES) if row else None
-
-    def _due(self, tx: Transaction, endpoint: Endpoint, event: StoredEvent) -> _Due:
-        sealed = tx.sealed_secrets(endpoint.job_uid)
-        return _Due(event, endpoint.url, sealed.sealed if sealed else b"")
-
-    async def _post(self, due: _Due) -> Answer:
-        event, body = due.event, due.event.json.encode()
-        event_id, timestamp = f"{event.uid}.{event.sequence}", self._clock.now_us() // 1_000_000
-        secret = self._vault.signing_secret(event.uid)
-        headers = {
-            "content-type": "application/cloudevents+json",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(secret, event_id=event_id, timestamp=timestamp, body=body),
-        }
-        try:
-            secrets = self._vault.open(due.secrets, uid=event.uid) if due.secrets else {}
-        except ValueError as error:
-            return Answer(0, None, f"not sent: its secrets are {error}", timedelta())
-        if DELIVERY_SECRET in secrets:
-            headers["authorization"] = secrets[DELIVERY_SECRET]
-        return await self._outbound.post(due.url, body=body, headers=headers, deadline=d.TRY_DEADLINE)
-
-
-def _endpoint(uid: str, sent: str) -> Endpoint:
-    callbacks = json.loads(sent)["callbacks"]
-    types = callbacks.get("events") or sorted(DEFAULT_WEBHOOK_TYPES)
-    return Endpoint(uid, _KIND, callbacks["webhook_url"], tuple(str(t) for t in types))
-
-
-def _delivery(endpoint: Endpoint, tried: _Try, answer: Answer, outcome: Outcome) -> Delivery:
-    return Delivery(
-        job_uid=endpoint.job_uid,
-        kind=endpoint.kind,
-        sequence=tried.sequence,
-        number=tried.number,
-        time_us=tried.started_us,
-        outcome=outcome,
-        status_code=answer.status_code,
-        detail=answer.detail,
-        duration_seconds=answer.duration.total_seconds(),
-    )
-
-
-def _save(tx: Transaction, *, endpoint: Endpoint) -> None:
-    tx.save_endpoint(endpoint)
-
-
-def _record(tx: Transaction, *, endpoint: Endpoint, tried: Delivery, retry: PendingRetry | None) -> None:
-    tx.insert_delivery(tried)
-    tx.save_endpoint(endpoint)
-    if retry is not None:
-        tx.save_retry(retry)
+def endpoints_of(uid: str, sent: str) -> list[Endpoint]:
+    """Whom a job tells, by its spec as sent."""
+    spec = json.loads(sent)
+    callbacks, stream = spec.get("callbacks", {}), spec.get("artifacts", {}).get("status_stream_url")
+    found = []
+    if "webhook_url" in callbacks:
+        types = tuple(callbacks.get("events", ())) or _USUAL_TYPES
+        found.append(Endpoint(uid, d.WEBHOOK, callbacks["webhook_url"], types))
+    if stream:
+        found.append(Endpoint(uid, d.STATUS_STREAM, stream, ()))
+    return found

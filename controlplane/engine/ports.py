@@ -128,7 +128,7 @@ class Transaction(Protocol):
         ...
 
     def old_secrets(self, *, ended_before_us: int, limit: int) -> list[str]:
-        """Uids of jobs that ended before, whose endpoints are settled, and that still have sealed secrets."""
+        """Uids of jobs that ended before, whose webhooks are settled, and that still have sealed secrets."""
         ...
 
     def effective_spec(self, uid: str) -> str:
@@ -233,7 +233,7 @@ class Transaction(Protocol):
 
     # endpoints and deliveries
     def jobs_without_endpoint(self, *, limit: int) -> list[tuple[str, str]]:
-        """Jobs that owe a webhook and have no endpoint row yet: (uid, spec as sent)."""
+        """Jobs that owe endpoints and have no row of one yet: (uid, spec as sent)."""
         ...
 
     def endpoint(self, job_uid: str, kind: str) -> Endpoint | None:
@@ -244,8 +244,8 @@ class Transaction(Protocol):
         """Stores them; repeats change nothing."""
         ...
 
-    def due_endpoints(self, *, now_us: int, limit: int) -> list[Endpoint]:
-        """ACTIVE ones with events behind the cursor whose next try is due."""
+    def due_endpoints(self, *, now_us: int, limit: int, full_hosts: Collection[str] = ()) -> list[Endpoint]:
+        """ACTIVE ones with events behind the cursor whose next try is due, but for those of hosts that are full."""
         ...
 
     def save_endpoint(self, endpoint: Endpoint) -> None:
@@ -264,8 +264,8 @@ class Transaction(Protocol):
         """By time."""
         ...
 
-    def due_retries(self, *, now_us: int, limit: int) -> list[PendingRetry]:
-        """Events that were overtaken and are due again."""
+    def due_retries(self, *, now_us: int, limit: int, full_hosts: Collection[str] = ()) -> list[PendingRetry]:
+        """Events that were overtaken and are due again, but for those of hosts that are full."""
         ...
 
     def save_retry(self, retry: PendingRetry) -> None:

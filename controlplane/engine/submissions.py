@@ -143,6 +143,7 @@ class Submissions:
             sealed_secrets=self._vault.seal(checked.secrets, uid=uid),
             webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
             output_uri=checked.effective["artifacts"]["output_uri"],
+            status_stream="status_stream_url" in checked.effective["artifacts"],
         )
         first = events.stored(lifecycle.created(job, now_us=now_us))
         return _Pending(new, checked, first, asyncio.get_running_loop().create_future())

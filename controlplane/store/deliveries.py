@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, func, literal_column, select, text, union_all, update
 
 from controlplane.domain.delivery import Delivery, Endpoint, EndpointState, Outcome, PendingRetry
 from controlplane.store import tables
-from controlplane.store.bound import Bound, Lockable, Upsert
+from controlplane.store.bound import Bound, Bulk, Lockable, Upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+
+    from sqlalchemy import ColumnElement
 
     from controlplane.store.bound import AnyRow, AnySelect
 
@@ -30,9 +33,19 @@ _OWED = (
     .order_by(_j.uid)
     .limit(bindparam("limit"))
 )
-_HAS_ENDPOINT = update(tables.jobs).where(_j.uid == bindparam("of_uid"), _j.endpoint_owed).values(endpoint_owed=False)
-_INSERT = Upsert(tables.endpoints)
+_HAS_ENDPOINT = Bulk(
+    update(tables.jobs)
+    .where(_j.uid == bindparam("of_uid"), _j.endpoint_owed)
+    .values(endpoint_owed=literal_column("false")),
+    ["of_uid"],
+)
 _ACTIVE = text("endpoints.state = 'ACTIVE'")
+
+
+def _not_full(host: ColumnElement[Any]) -> ColumnElement[bool]:
+    return host.not_in(bindparam("full_hosts", expanding=True))
+
+
 #: In the order of `Endpoint`'s fields.
 _COLUMNS = (
     _e.job_uid,
@@ -45,12 +58,13 @@ _COLUMNS = (
     _e.next_try_time_us,
     _e.first_failure_time_us,
 )
+_INSERT = Bulk(Upsert(tables.endpoints), [column.name for column in (*_COLUMNS, _e.host)])
 _ONE = Lockable.of(select(*_COLUMNS).where(_e.job_uid == bindparam("uid"), _e.kind == bindparam("kind")))
 _DUE = (
     select(*_COLUMNS)
     .join_from(tables.endpoints, tables.jobs, _e.job_uid == _j.uid)
-    .where(_ACTIVE, _e.next_try_time_us <= bindparam("now_us"), _e.cursor < _j.last_sequence)
-    .order_by(_e.next_try_time_us, _e.job_uid)
+    .where(_ACTIVE, _e.next_try_time_us <= bindparam("now_us"), _e.cursor < _j.last_sequence, _not_full(_e.host))
+    .order_by(_e.next_try_time_us, _e.job_uid, _e.kind)
     .limit(bindparam("limit"))
 )
 _SAVE = (
@@ -81,8 +95,8 @@ _DELIVERIES = (
     .order_by(_d.time_us, _d.kind, _d.sequence, _d.number)
 )
 _DUE_RETRIES = (
-    select(_r.job_uid, _r.kind, _r.sequence, _r.tries, _r.next_try_time_us)
-    .where(_r.next_try_time_us <= bindparam("now_us"))
+    select(_r.job_uid, _r.kind, _r.sequence, _r.tries, _r.next_try_time_us, _r.host)
+    .where(_r.next_try_time_us <= bindparam("now_us"), _not_full(_r.host))
     .order_by(_r.next_try_time_us, _r.job_uid, _r.sequence)
     .limit(bindparam("limit"))
 )
@@ -97,6 +111,19 @@ def _endpoint_of(row: AnyRow) -> Endpoint:
     return Endpoint(uid, kind, url, tuple(json.loads(types)), EndpointState(state), *others)
 
 
+@lru_cache(maxsize=256)
+def _types_json(types: tuple[str, ...]) -> str:
+    """Most jobs ask for the same few."""
+    return json.dumps(types)
+
+
+def _values(of: Endpoint) -> tuple[Any, ...]:
+    """Those of `_COLUMNS` and the host."""
+    types, state = _types_json(of.types), of.state.value
+    times = (of.next_try_time_us, of.first_failure_time_us)
+    return (of.job_uid, of.kind, of.url, types, state, of.cursor, of.tries, *times, of.host)
+
+
 def _delivery_of(row: AnyRow) -> Delivery:
     uid, kind, sequence, number, time_us, outcome, *others = row
     return Delivery(uid, kind, sequence, number, time_us, Outcome(outcome), *others)
@@ -106,7 +133,7 @@ class Deliveries(Bound):
     """`endpoints`, `deliveries` and `pending_retries` in one transaction."""
 
     def jobs_without_endpoint(self, *, limit: int) -> list[tuple[str, str]]:
-        """Jobs that owe a webhook and have no endpoint row yet, oldest first: (uid, spec as sent)."""
+        """Jobs that owe endpoints and have no row of one yet, oldest first: (uid, spec as sent)."""
         return [(row[0], row[1]) for row in self._all(_OWED, {"limit": limit})]
 
     def endpoint(self, job_uid: str, kind: str) -> Endpoint | None:
@@ -118,20 +145,18 @@ class Deliveries(Bound):
         """Stores them; repeats change nothing."""
         if not endpoints:
             return
-        self._run(_HAS_ENDPOINT, [{"of_uid": uid} for uid in sorted({endpoint.job_uid for endpoint in endpoints})])
-        rows = [
-            asdict(endpoint) | {"types": json.dumps(endpoint.types), "state": endpoint.state.value}
-            for endpoint in endpoints
-        ]
-        self._run(_INSERT.on(self._connection), rows)
+        # Every submit with a webhook or a stream comes by here: rows as tuples, for half of what dictionaries cost.
+        _HAS_ENDPOINT.run(self._connection, [(uid,) for uid in sorted({endpoint.job_uid for endpoint in endpoints})])
+        _INSERT.run(self._connection, list(map(_values, endpoints)))
 
-    def due_endpoints(self, *, now_us: int, limit: int) -> list[Endpoint]:
-        """ACTIVE ones with events behind the cursor whose next try is due.
+    def due_endpoints(self, *, now_us: int, limit: int, full_hosts: Collection[str] = ()) -> list[Endpoint]:
+        """ACTIVE ones with events behind the cursor whose next try is due, but for those of hosts that are full.
 
-        Reads the ACTIVE endpoints whose time has come and looks each job's last event up: as many as there are live
-        jobs with a webhook, at about 1 us each.
+        Reads the ACTIVE endpoints whose time has come and looks each job's last event up: as many as live jobs have
+        endpoints, at about 1 us each.
         """
-        return [_endpoint_of(row) for row in self._all(_DUE, {"now_us": now_us, "limit": limit})]
+        bounds = {"now_us": now_us, "limit": limit, "full_hosts": list(full_hosts)}
+        return [_endpoint_of(row) for row in self._all(_DUE, bounds)]
 
     def save_endpoint(self, endpoint: Endpoint) -> None:
         """Writes state, cursor, tries and times."""
@@ -161,9 +186,10 @@ class Deliveries(Bound):
         """By time."""
         return [_delivery_of(row) for row in self._all(_DELIVERIES, {"uid": job_uid})]
 
-    def due_retries(self, *, now_us: int, limit: int) -> list[PendingRetry]:
-        """Events that were overtaken and are due again."""
-        return [PendingRetry(*row) for row in self._all(_DUE_RETRIES, {"now_us": now_us, "limit": limit})]
+    def due_retries(self, *, now_us: int, limit: int, full_hosts: Collection[str] = ()) -> list[PendingRetry]:
+        """Events that were overtaken and are due again, but for those of hosts that are full."""
+        bounds = {"now_us": now_us, "limit": limit, "full_hosts": list(full_hosts)}
+        return [PendingRetry(*row) for row in self._all(_DUE_RETRIES, bounds)]
 
     def save_retry(self, retry: PendingRetry) -> None:
         """Inserts or replaces."""

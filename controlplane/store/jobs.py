@@ -62,6 +62,7 @@ _ADDED = (
     _t.pending_reason,
     _t.endpoint_owed,
     _t.secrets_held,
+    _t.output_place,
 )
 _SPEC_COLUMNS = (
     _s.uid,
@@ -152,7 +153,8 @@ def _job_values(new: NewJob) -> tuple[Any, ...]:
     """The values of `COLUMNS` and `_ADDED`."""
     job = new.job
     head = (job.uid, job.project, job.job_id)
-    return (*head, *_changing(job), 0, new.priority, new.create_time_us, "", new.webhook, bool(new.sealed_secrets))
+    added = (0, new.priority, new.create_time_us, "", new.webhook or new.status_stream, bool(new.sealed_secrets))
+    return (*head, *_changing(job), *added, new.output_place)
 
 
 def _spec_values(new: NewJob) -> tuple[Any, ...]:

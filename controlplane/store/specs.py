@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, exists, select, text, update
 
-from controlplane.domain.delivery import EndpointState
+from controlplane.domain.delivery import WEBHOOK, EndpointState
 from controlplane.engine.ports import Sealed
 from controlplane.store import tables
 from controlplane.store.bound import Bound
@@ -23,7 +23,8 @@ _OLD = (
         text("secrets_held AND end_time_us > 0"),
         _j.end_time_us < bindparam("before_us"),
         ~_j.endpoint_owed,
-        ~exists().where(_e.job_uid == _j.uid, _e.state == EndpointState.ACTIVE.value),
+        # A status stream gets no secret, and may be tried for much longer.
+        ~exists().where(_e.job_uid == _j.uid, _e.kind == WEBHOOK, _e.state == EndpointState.ACTIVE.value),
         ~exists().where(_r.job_uid == _j.uid),
     )
     .order_by(_j.end_time_us)
@@ -54,7 +55,7 @@ class Specs(Bound):
         self._run(_SEAL, {"of_uid": uid, "sealed": sealed})
 
     def old_secrets(self, *, ended_before_us: int, limit: int) -> list[str]:
-        """Uids of jobs that ended before, whose endpoints are settled, and that still have sealed secrets."""
+        """Uids of jobs that ended before, whose webhooks are settled, and that still have sealed secrets."""
         return [row[0] for row in self._all(_OLD, {"before_us": ended_before_us, "limit": limit})]
 
     def effective_spec(self, uid: str) -> str:

@@ -9,6 +9,7 @@ JSON in TEXT, enumerations are their words. `migrations/` builds the same schema
            ├── attempts ──┬── attempt_nodes    nonce and watermark per (attempt, node)
            │              └── device_charges   a device is promised once, or the insert fails
            ├── endpoints ──── deliveries, pending_retries
+           ├── metric_chunks     a trainer's dense series, some hundred steps a row
            └── artifacts, logs
     nodes, installation
 """
@@ -74,6 +75,11 @@ def _given(name: str, kind: type[TypeEngine[Any]] | TypeEngine[Any]) -> Column[A
     return Column(name, kind, nullable=False)
 
 
+def _later(name: str) -> Column[Any]:
+    """A word that a later migration added: rows from before have the empty one."""
+    return Column(name, Key, nullable=False, server_default="")
+
+
 def _partial(name: str, *columns: str | TextClause, where: str, unique: bool = False) -> Index:
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
@@ -110,6 +116,7 @@ jobs = Table(
     _given("pending_reason", Text),
     _given("endpoint_owed", Boolean),
     _given("secrets_held", Boolean),
+    _later("output_place"),
     UniqueConstraint("project", "job_id"),
     _one_of("state", State),
     CheckConstraint(f"({_words('state', sorted(TERMINAL))}) = (end_time_us > 0)", name="end_time"),
@@ -126,6 +133,8 @@ jobs = Table(
     _partial("jobs_unpublished", "uid", where="published_sequence < last_sequence"),
     _partial("jobs_endpoint_owed", "uid", where="endpoint_owed"),
     _partial("jobs_old_secrets", "end_time_us", where="secrets_held AND end_time_us > 0"),
+    # Live jobs by where they publish: who else does is found by the neighbours.
+    _partial("jobs_output", "project", "output_place", where="end_time_us = 0 AND output_place <> ''"),
 )
 
 job_specs = Table(
@@ -274,6 +283,7 @@ endpoints = Table(
     _given("tries", Integer),
     _given("next_try_time_us", BigInteger),
     _given("first_failure_time_us", BigInteger),
+    _later("host"),
     PrimaryKeyConstraint("job_uid", "kind"),
     _one_of("state", EndpointState),
     CheckConstraint("cursor >= 0 AND tries >= 0", name="counts"),
@@ -305,11 +315,28 @@ pending_retries = Table(
     _given("sequence", BigInteger),
     _given("tries", Integer),
     _given("next_try_time_us", BigInteger),
+    _later("host"),
     PrimaryKeyConstraint("job_uid", "kind", "sequence"),
     ForeignKeyConstraint(["job_uid", "kind"], ["endpoints.job_uid", "endpoints.kind"]),
     CheckConstraint("sequence > 0 AND tries > 0", name="numbers"),
     Index("pending_retries_by_time", "next_try_time_us"),
     sqlite_with_rowid=False,
+)
+
+# `sequence` is the report's, so a chunk is stored once however often it is sent.
+metric_chunks = Table(
+    "metric_chunks",
+    metadata,
+    _job_uid(),
+    _given("attempt", Integer),
+    _given("sequence", BigInteger),
+    _given("first_step", BigInteger),
+    _given("last_step", BigInteger),
+    _given("points", Integer),
+    _given("series", Text),
+    PrimaryKeyConstraint("job_uid", "attempt", "sequence"),
+    CheckConstraint("attempt > 0 AND sequence > 0 AND points > 0", name="numbers"),
+    CheckConstraint("0 <= first_step AND first_step <= last_step", name="steps"),
 )
 
 installation = Table(

@@ -154,10 +154,18 @@ def spec(job_id: str | None = None, **blocks: Any) -> dict[str, Any]:
 class World:
     """Every service, wired as `controlplane.app` wires them."""
 
-    def __init__(self, store: Store, *, blobs: Path, grace_seconds: float = 30.0, sweep_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        blobs: Path,
+        grace_seconds: float = 30.0,
+        sweep_seconds: float = 1.0,
+        master_key: bytes = MASTER_KEY,
+    ) -> None:
         self.clock = LoopClock()
         self.store = WaywardStore(store)
-        self.vault = MasterVault(MASTER_KEY)
+        self.vault = MasterVault(master_key)
         self.bus = MemoryBus()
         self.recent = Recent()
         self.outbound = Endpoints(self.clock)

@@ -45,11 +45,8 @@ def _inputs(effective: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _platform(effective: dict[str, Any]) -> list[tuple[str, str]]:
     artifacts = effective["artifacts"]
-    found = [
+    return [
         (f"artifacts.{name}", "locations outside file:// come later")
         for name in ("log_uri", "output_uri")
         if name in artifacts and not artifacts[name].startswith("file://")
     ]
-    if "status_stream_url" in artifacts:
-        found.append(("artifacts.status_stream_url", "status streams come later; callbacks.webhook_url works"))
-    return found

@@ -253,6 +253,7 @@ async def test_old_secrets_are_those_of_jobs_whose_deliveries_have_settled(store
         tx.insert_endpoints(
             [
                 endpoint(active),
+                endpoint(settled, kind="status_stream", types=()),
                 endpoint(retried, state=EndpointState.SETTLED),
                 endpoint(settled, state=EndpointState.SETTLED),
             ]

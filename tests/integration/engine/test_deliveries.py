@@ -15,9 +15,9 @@ import pytest
 from controlplane.domain import news as n
 from controlplane.domain.delivery import RETRY_DELAYS, EndpointState, Outcome
 from controlplane.domain.job import Progress
-from controlplane.engine.deliveries import signature
+from controlplane.engine.deliveries import CONCURRENCY, PER_HOST
 from controlplane.engine.ports import Answer, OutcomeUnknown, StoreUnavailable
-from controlplane.vault import MasterVault
+from controlplane.engine.posting import signature
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
 
@@ -186,6 +186,23 @@ async def test_a_slow_endpoint_delays_no_other(tmp_path):
 
 
 @in_virtual_time
+async def test_a_host_that_hangs_holds_its_share_of_the_places_and_no_more(tmp_path):
+    async with world(tmp_path) as here, here.loops(*LOOPS):
+        hanging = [f"https://hangs.example.com/{i}" for i in range(200)]
+        here.outbound.answers = {url: [15.0, 0] * 99 for url in hanging}
+        async with here.loops("submissions"):
+            made = [spec(f"h{i}", **hook(url)) for i, url in enumerate(hanging)]
+            await asyncio.gather(*(here.submissions.submit(each, project="default") for each in made))
+            await asyncio.sleep(5)
+            assert len(here.outbound.posts) == PER_HOST
+            others = [spec(f"o{i}", **hook(f"https://o{i}.example.com/")) for i in range(CONCURRENCY - PER_HOST)]
+            await asyncio.gather(*(here.submissions.submit(each, project="default") for each in others))
+        await asyncio.sleep(3)
+        assert len([post for post in here.outbound.posts if "://o" in post.url]) == len(others)
+        assert len([post for post in here.outbound.posts if "://hangs" in post.url]) == PER_HOST
+
+
+@in_virtual_time
 async def test_more_endpoints_than_are_tried_at_once_all_get_their_turn(tmp_path):
     async with world(tmp_path) as here, here.loops(*LOOPS):
         urls = [f"https://h{i}.example.com/" for i in range(150)]
@@ -286,7 +303,7 @@ async def test_a_live_job_s_secret_is_not_erased_however_old(tmp_path):
 async def test_secrets_that_cannot_be_opened_are_a_failed_delivery_not_the_loop_s_end(tmp_path):
     async with world(tmp_path) as here:
         uid = (await here.submit("j", **hook(auth_header="Bearer canary"))).record.job.uid
-        here.deliveries._vault = MasterVault(b"x" * 32)
+    async with world(tmp_path, master_key=b"x" * 32) as here:
         async with here.loops(*LOOPS) as died:
             await asyncio.sleep(3)
             assert not died.done()

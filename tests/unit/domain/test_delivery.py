@@ -1,4 +1,4 @@
-"""What follows a try of a webhook."""
+"""What follows a try of a webhook, and of a status stream."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from datetime import timedelta
 from controlplane.domain.delivery import (
     HOLD_BACK,
     RETRY_DELAYS,
+    STREAM_DELAYS,
+    STREAM_PATIENCE,
     Endpoint,
     EndpointState,
+    Heard,
     Outcome,
     PendingRetry,
     judge,
+    judge_batch,
     judge_retry,
 )
 
@@ -20,7 +24,7 @@ SECOND = 1_000_000
 
 
 def tried(endpoint, status, *, at=0, retry_after=None, jitter=0.0):
-    return judge(endpoint, 1, status_code=status, retry_after=retry_after, now_us=at, jitter=jitter)
+    return judge(endpoint, 1, Heard(status, retry_after, at, jitter))
 
 
 def test_any_2xx_moves_the_cursor_and_forgets_failures():
@@ -62,11 +66,11 @@ def test_an_event_that_fails_for_five_minutes_is_overtaken_then_and_tried_on_alo
         now = endpoint.next_try_time_us
     assert endpoint.cursor == 1
     assert endpoint.next_try_time_us == (1 + HOLD_BACK.total_seconds()) * SECOND
-    assert alone == PendingRetry("u", "webhook", 1, 4, alone.next_try_time_us)
+    assert alone == PendingRetry("u", "webhook", 1, 4, alone.next_try_time_us, "example.org")
     outcome, retry = Outcome.FAILED, alone
     tries = alone.tries
     while retry is not None:
-        outcome, retry = judge_retry(retry, status_code=500, retry_after=None, now_us=0, jitter=0)
+        outcome, retry = judge_retry(retry, Heard(500, None, 0, 0))
         tries += 1
     assert outcome is Outcome.DEAD
     assert tries == len(RETRY_DELAYS) + 1
@@ -74,4 +78,48 @@ def test_an_event_that_fails_for_five_minutes_is_overtaken_then_and_tried_on_alo
 
 def test_an_overtaken_event_that_is_taken_at_last_is_settled():
     retry = PendingRetry("u", "webhook", 1, 5, 0)
-    assert judge_retry(retry, status_code=200, retry_after=None, now_us=0, jitter=0) == (Outcome.DELIVERED, None)
+    assert judge_retry(retry, Heard(200, None, 0, 0)) == (Outcome.DELIVERED, None)
+
+
+STREAM = Endpoint("u", "status_stream", "https://Events.example.org:8443/x", ())
+
+
+def batch(endpoint, status, *, at=0, retry_after=None, ended=0):
+    return judge_batch(endpoint, 7, Heard(status, retry_after, at, 0.0), job_ended_us=ended)
+
+
+def test_a_taken_batch_moves_the_cursor_to_its_last_event_and_forgets_failures():
+    done = batch(batch(STREAM, 500).endpoint, 202, at=SECOND)
+    assert done.outcome is Outcome.DELIVERED
+    assert (done.endpoint.cursor, done.endpoint.tries, done.endpoint.first_failure_time_us) == (7, 0, 0)
+
+
+def test_a_stream_s_delays_grow_from_a_second_to_a_minute_and_stay_there_while_its_job_lives():
+    endpoint, now, waits = STREAM, SECOND, []
+    for _ in range(2_000):
+        verdict = batch(endpoint, 503, at=now)
+        assert verdict.outcome is Outcome.FAILED
+        endpoint = verdict.endpoint
+        waits.append((endpoint.next_try_time_us - now) // SECOND)
+        now = endpoint.next_try_time_us
+    assert endpoint.cursor == 0
+    assert waits == [delay.total_seconds() for delay in STREAM_DELAYS] + [60] * (2_000 - len(STREAM_DELAYS))
+
+
+def test_a_stream_dies_when_it_still_fails_long_after_its_job_s_end():
+    ended = 5 * SECOND
+    last = ended + int(STREAM_PATIENCE.total_seconds()) * SECOND
+    assert batch(STREAM, 500, at=last - 1, ended=ended).outcome is Outcome.FAILED
+    dead = batch(STREAM, 500, at=last, ended=ended)
+    assert (dead.outcome, dead.endpoint.state, dead.endpoint.cursor) == (Outcome.DEAD, EndpointState.SETTLED, 0)
+    assert batch(STREAM, 200, at=last, ended=ended).outcome is Outcome.DELIVERED
+
+
+def test_a_stream_honours_410_and_retry_after_as_a_webhook_does():
+    assert batch(STREAM, 410).endpoint.state is EndpointState.DISABLED
+    assert batch(STREAM, 429, retry_after=timedelta(seconds=90)).endpoint.next_try_time_us == 90 * SECOND
+    assert batch(STREAM, 500, retry_after=timedelta(seconds=90)).endpoint.next_try_time_us == SECOND
+
+
+def test_endpoints_of_one_host_and_port_are_known_as_such():
+    assert STREAM.host == "events.example.org:8443"

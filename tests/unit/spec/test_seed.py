@@ -90,11 +90,11 @@ def test_a_local_job_can_be_run():
 def test_the_fake_trainer_needs_neither_model_nor_rows():
     spec = parse(SEED) | {"backend": "mock", "artifacts": {"output_uri": "file:///o/"}}
     assert not_yet_runnable(check(spec, rules=Rules(dev_mode=True)).effective) == ()
-    spec["artifacts"]["status_stream_url"] = "https://example.com/"
+    spec["artifacts"]["output_uri"] = "s3://bucket/o/"
     ((field, reason),) = [
         (found.field, found.reason) for found in not_yet_runnable(check(spec, rules=Rules(dev_mode=True)).effective)
     ]
-    assert (field, reason) == ("artifacts.status_stream_url", "NOT_YET_SUPPORTED")
+    assert (field, reason) == ("artifacts.output_uri", "NOT_YET_SUPPORTED")
 
 
 @pytest.mark.parametrize(

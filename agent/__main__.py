@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gb", type=float, metavar="N", help="GiB of memory to offer")
     parser.add_argument("--label", action="append", type=_pair, metavar="KEY=VALUE", help="may be repeated")
     parser.add_argument("--model-root", action="append", metavar="DIR", help="where local models may lie; repeatable")
+    parser.add_argument("--s3-endpoint", metavar="URL", help="an S3-compatible store; default AWS")
+    parser.add_argument("--sts-endpoint", metavar="URL", help="where roles are assumed; default AWS")
+    parser.add_argument("--s3-region", metavar="NAME", help="default as the AWS configuration says")
+    parser.add_argument("--ca-bundle", metavar="FILE", help="PEM file of whom to trust for these endpoints")
     parser.add_argument(
         "--end-trainers-on-exit", action="store_true", help="end all trainers when the agent is told to end"
     )

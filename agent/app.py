@@ -25,6 +25,7 @@ from agent.reports import ReportSender
 from agent.runners.local import LocalRunner
 from agent.sealing import SealingKey
 from agent.steps import Collaborators
+from agent.storage.access import ambient
 from agent.supervisor import Supervisor
 from agent.sync import SyncLoop
 from agent.uploader.child import Uploader
@@ -68,7 +69,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         reports = ReportSender(link)
         stack.callback(reports.close)
         logs = LogSender(link)
-        uploader = Uploader({**child_environment(), **failpoints.inherited()})
+        uploader = Uploader({**child_environment(), **failpoints.inherited()}, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
         supervisor = Supervisor(
             Collaborators(
@@ -82,6 +83,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 sealing_key=SealingKey(),
                 grace=settings.grace,
                 simulated=inventory.simulated,
+                storage_patience=settings.storage_patience,
             ),
             loops,
             changed=sync.changed,

@@ -136,11 +136,12 @@ class Link:
         )
         return convert.commit_answer(await self._ask(subjects.COMMIT, request, commit_pb2.CommitReply))
 
-    async def send_log(self, key: AttemptKey, offset_bytes: int, data: bytes) -> ports.LogAnswer:
+    async def send_log(self, key: AttemptKey, rank: int, offset_bytes: int, data: bytes) -> ports.LogAnswer:
         """See ports.ControlPlane."""
         request = log_pb2.LogRequest(
             incarnation=self._incarnation,
             attempt=convert.reference(key),
+            rank=rank,
             offset_bytes=offset_bytes,
             data=data,
         )

@@ -1,4 +1,4 @@
-"""Sends the trainers' logs to the control plane while they grow, and to the end before an attempt ends.
+"""Sends the trainers' logs, every rank's, to the control plane while they grow, and to the end before an attempt ends.
 
 The control plane's answer says how much it has; after a restart an empty request asks for it. So no offset is stored.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from agent import ranks
 from agent.ports import ControlPlane, NoAnswerError
 
 if TYPE_CHECKING:
@@ -23,67 +24,85 @@ _log = structlog.get_logger()
 CHUNK_BYTES = 256 * 1024
 EVERY_SECONDS = 1.0
 _REST_SECONDS = 30.0
+#: The control plane is to be asked how much it has.
+_UNKNOWN = -1
 
 
 @dataclass(slots=True)
-class _TrainerLog:
+class _RankLog:
+    rank: int
     path: Path
     offset: int
     enough: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def complete(self) -> bool:
+        return self.enough or self.offset >= _size(self.path)
+
+
+@dataclass(slots=True)
+class _Followed:
+    """An attempt's logs. A rank's log may appear at any time."""
+
+    directory: Path
+    first_offset: int
+    by_rank: dict[int, _RankLog] = field(default_factory=dict)
+
+    def current(self) -> list[_RankLog]:
+        for rank, path in ranks.logs(self.directory).items():
+            self.by_rank.setdefault(rank, _RankLog(rank, path, self.first_offset))
+        return list(self.by_rank.values())
+
 
 class LogSender:
-    """Sends the log of every attempt that it follows."""
+    """Sends the logs of every attempt that it follows."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._control_plane = control_plane
-        self._logs: dict[AttemptKey, _TrainerLog] = {}
+        self._attempts: dict[AttemptKey, _Followed] = {}
 
     def follow(self, key: AttemptKey, directory: Path, *, fresh: bool) -> None:
-        """Send the attempt's log. `fresh`: none of it was ever sent. Repeatable."""
-        offset = 0 if fresh else -1
-        self._logs.setdefault(key, _TrainerLog(directory / "logs" / "rank-0.log", offset))
+        """Send the attempt's logs. `fresh`: nothing of them was ever sent. Repeatable."""
+        self._attempts.setdefault(key, _Followed(directory, 0 if fresh else _UNKNOWN))
 
     def forget(self, key: AttemptKey) -> None:
         """Send no more of it. Repeatable."""
-        self._logs.pop(key, None)
+        self._attempts.pop(key, None)
 
     async def run(self) -> None:
         """Look at every log once a second, for ever."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
-            for key in list(self._logs):
-                while await self._send_next(key):
-                    pass
+            for key in list(self._attempts):
+                for log in self._current(key):
+                    while await self._send_next(key, log):
+                        pass
 
     async def send_rest(self, key: AttemptKey) -> bool:
-        """Send the log to its end, trying for up to 30 s; whether that worked or no more is wanted."""
+        """Send the logs to their ends, trying for up to 30 s; whether that worked or no more is wanted."""
         loop = asyncio.get_running_loop()
         end = loop.time() + _REST_SECONDS
-        while not self._complete(key):
-            if not await self._send_next(key) and not self._complete(key):
+        while rest := [log for log in self._current(key) if not log.complete]:
+            if not await self._send_next(key, rest[0]) and not rest[0].complete:
                 if loop.time() > end:
-                    _log.warning("log not sent to its end", job=key.uid, attempt=key.number)
+                    _log.warning("log not sent to its end", job=key.uid, attempt=key.number, rank=rest[0].rank)
                     return False
                 await asyncio.sleep(EVERY_SECONDS / 4)
         return True
 
-    def _complete(self, key: AttemptKey) -> bool:
-        log = self._logs.get(key)
-        return log is None or log.enough or log.offset >= _size(log.path)
+    def _current(self, key: AttemptKey) -> list[_RankLog]:
+        followed = self._attempts.get(key)
+        return [] if followed is None else followed.current()
 
-    async def _send_next(self, key: AttemptKey) -> bool:
+    async def _send_next(self, key: AttemptKey, log: _RankLog) -> bool:
         """Send one chunk, or ask where to go on; whether there may be more to send at once."""
-        log = self._logs.get(key)
-        if log is None or log.enough:
-            return False
         async with log.turn:
-            if log.offset >= _size(log.path):
+            if log.complete:
                 return False
-            data = b"" if log.offset < 0 else _read(log.path, log.offset)
+            data = b"" if log.offset == _UNKNOWN else _read(log.path, log.offset)
             try:
-                answer = await self._control_plane.send_log(key, max(0, log.offset), data)
+                answer = await self._control_plane.send_log(key, log.rank, max(0, log.offset), data)
             except NoAnswerError:
                 return False
             log.enough = answer.enough

@@ -29,6 +29,7 @@ class Do(enum.Enum):
 
     ADOPT = "make its directory, with the claim's nonce"
     ASK = "ask for the claim's answer until there is one"
+    CHECK = "see that what it will write can be written"
     START = "start the trainer"
     ORDER_STOP = "write down that it must stop, and why"
     KILL = "end every process of it"
@@ -44,7 +45,7 @@ class Do(enum.Enum):
 
 
 #: What a stop order may interrupt; everything else is short, or must not be torn.
-INTERRUPTIBLE = frozenset({Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
+INTERRUPTIBLE = frozenset({Do.CHECK, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _next(run: Run) -> Do | None:  # noqa: PLR0911  # a table, in the order of i
     if not run.started and not stopping:
         if run.claim_refused:
             return Do.REMOVE
-        return Do.START if run.asked and run.assignment is not None else None
+        return _starting(run)
     if run.alive or not run.swept:
         return Do.KILL if stopping else Do.SWEEP
     if run.last_kind in {"failed", "stopped", "published"}:
@@ -125,6 +126,12 @@ def _next(run: Run) -> Do | None:  # noqa: PLR0911  # a table, in the order of i
     if run.last_kind == "finished" and run.exit_status in {0, None}:
         return _publishing(run)
     return Do.NOTE_FAILED
+
+
+def _starting(run: Run) -> Do | None:
+    if not run.asked or run.assignment is None:
+        return None
+    return Do.START if run.checked or not run.assignment.writes_far else Do.CHECK
 
 
 def _publishing(run: Run) -> Do | None:

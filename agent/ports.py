@@ -130,6 +130,6 @@ class ControlPlane(Protocol):
         """Ask to be the one attempt that publishes."""
         ...
 
-    async def send_log(self, key: AttemptKey, offset_bytes: int, data: bytes) -> LogAnswer:
-        """Send bytes of a log. Without bytes: ask how much is stored."""
+    async def send_log(self, key: AttemptKey, rank: int, offset_bytes: int, data: bytes) -> LogAnswer:
+        """Send bytes of a rank's log. Without bytes: ask how much is stored."""
         ...

@@ -115,6 +115,12 @@ class Assignment:
         }
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
+    @property
+    def writes_far(self) -> bool:
+        """Whether what it writes goes to an object store, which may refuse it: worth a look beforehand."""
+        places = (self.setting("artifacts.output_uri"), self.setting("artifacts.log_uri"))
+        return any(place and not place.startswith("file:") for place in places)
+
     def setting(self, path: str) -> Any:
         """The spec's value at a dotted path, or None where it was not set."""
         value: Any = self.spec
@@ -132,6 +138,7 @@ class Run:
         asked: this agent process has the claim's answer: secrets and watermark are in memory.
         claim_refused: the answer was no. Nothing stops for it: only a stop order stops.
         assignment: what to train, once known.
+        checked: what it will write can be written.
         started: a trainer was started, even if its process is not known any more.
         process: that trainer, alive or not.
         alive: that process lives.
@@ -151,6 +158,7 @@ class Run:
     asked: bool = False
     claim_refused: bool = False
     assignment: Assignment | None = None
+    checked: bool = False
     started: bool = False
     process: Process | None = None
     alive: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic_settings import (
 )
 
 from agent.devices import Inventory, declared, found, parse_stand_in
+from agent.storage.access import StorageSettings
 from trainplane.wire import subjects
 
 ENV_PREFIX = "TRAINPLANE_AGENT_"
@@ -59,6 +61,21 @@ class Settings(BaseSettings):
     model_root: tuple[Path, ...] = ()
     """Directories below which a job's local base model must lie; none given: anywhere that this user can read."""
 
+    s3_endpoint: str | None = None
+    """URL of an S3-compatible store, whose buckets are then addressed by path. Default: AWS, or what `AWS_*` says."""
+
+    sts_endpoint: str | None = None
+    """URL of the service that gives out the sessions of the roles that requests name. Default: AWS' own."""
+
+    s3_region: str | None = None
+    """Region of the store. Default: what `AWS_*` or the AWS configuration says, else `us-east-1`."""
+
+    ca_bundle: Path | None = None
+    """PEM file of the authorities that the endpoints' certificates are checked against. Default: the system's."""
+
+    storage_patience: timedelta = timedelta(minutes=30)
+    """How long a finished output waits for a store that does not answer, before the attempt is STORAGE_UNAVAILABLE."""
+
     grace: timedelta = timedelta(seconds=10)
     """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
 
@@ -91,6 +108,13 @@ class Settings(BaseSettings):
             raise ValueError("must not hold a user or password; use credentials")
         return url
 
+    @field_validator("s3_endpoint", "sts_endpoint")
+    @classmethod
+    def _endpoint_is_a_bare_url(cls, url: str | None) -> str | None:
+        if url is not None and (not url.startswith(("http://", "https://")) or "@" in url):
+            raise ValueError("must be http://host or https://host, without a user or password")
+        return url
+
     @field_validator("node")
     @classmethod
     def _node_is_a_token(cls, node: str) -> str:
@@ -104,10 +128,17 @@ class Settings(BaseSettings):
             parse_stand_in(gpus)
         return gpus
 
-    @field_validator("data_dir", "credentials", mode="after")
+    @field_validator("data_dir", "credentials", "ca_bundle", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _is_readable(cls, path: Path | None) -> Path | None:
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError(f"{path} cannot be read")
+        return path
 
     def inventory(self) -> Inventory:
         """What the node offers by these settings; asks the driver and the kernel unless declared."""
@@ -115,6 +146,15 @@ class Settings(BaseSettings):
         if self.gpus is None:
             return found(**offered)  # type: ignore[arg-type]
         return declared(parse_stand_in(self.gpus), **offered)  # type: ignore[arg-type]
+
+    def storage(self) -> StorageSettings:
+        """How this node reaches object stores."""
+        return StorageSettings(
+            s3_endpoint=self.s3_endpoint,
+            sts_endpoint=self.sts_endpoint,
+            region=self.s3_region,
+            ca_bundle=None if self.ca_bundle is None else str(self.ca_bundle),
+        )
 
     def shown(self) -> dict[str, Any]:
         """The settings for the log. None is secret: the credentials file's path is, its content is not read here."""

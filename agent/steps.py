@@ -7,11 +7,12 @@ after it is done, and doing it twice is harmless.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -24,11 +25,10 @@ from agent.ports import Answer, NoAnswerError
 from agent.run import Assignment, AttemptKey, Commit, InvalidAssignmentError, Run
 from agent.runners.protocol import LaunchError
 from agent.sealing import SealError
-from agent.uploader.failures import DISK_FULL, STORAGE_DENIED, UploadError
+from agent.uploader.failures import BUCKET_NOT_FOUND, DISK_FULL, STORAGE_DENIED, UploadError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-    from datetime import timedelta
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
     from agent.journal import Journal
     from agent.launch import Launcher
@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from agent.uploader.child import Uploader
 
 Changes = dict[str, Any]
+_T = TypeVar("_T")
 
 _log = structlog.get_logger()
 _FIRST_PAUSE_SECONDS = 0.05
 _LAST_PAUSE_SECONDS = 5.0
 _STORAGE_TRIES = 8
+#: A denial may be somebody's slip.
+_SLIPS = {STORAGE_DENIED, BUCKET_NOT_FOUND}
 NODE_LOST = "NODE_LOST"
 _OWN_STOPS = {
     DEADLINE_EXCEEDED: "the trainer was still there after its deadline and was killed",
@@ -66,6 +69,7 @@ class Collaborators:
     sealing_key: SealingKey
     grace: timedelta
     simulated: bool
+    storage_patience: timedelta = timedelta(minutes=30)
 
 
 class Steps:
@@ -79,6 +83,7 @@ class Steps:
         self._secrets: dict[AttemptKey, Mapping[str, str]] = {}
         self._steps: dict[Do, Callable[[Run], Coroutine[Any, Any, Changes]]] = {
             Do.ASK: self._ask,
+            Do.CHECK: self._check,
             Do.START: self._start,
             Do.KILL: self._kill,
             Do.SWEEP: self._sweep,
@@ -146,6 +151,13 @@ class Steps:
         failpoint("agent.after_assignment")
         return {"asked": True, "assignment": run.assignment or assignment}
 
+    async def _check(self, run: Run) -> Changes:
+        check = functools.partial(self._with.uploader.check, _assigned(run), self._with.journal.directory(run.key))
+        answer = await self._patiently(run, check, "output's place not checked")
+        return (
+            self._failed(run.key, answer.reason, str(answer)) if isinstance(answer, UploadError) else {"checked": True}
+        )
+
     async def _start(self, run: Run) -> Changes:
         directory = self._with.journal.directory(run.key)
         try:
@@ -187,23 +199,30 @@ class Steps:
         return {"log_shipped": True}
 
     async def _stage(self, run: Run) -> Changes:
-        assignment, directory = _assigned(run), self._with.journal.directory(run.key)
+        stage = functools.partial(self._with.uploader.stage, _assigned(run), self._with.journal.directory(run.key))
+        digest = await self._patiently(run, stage, "output not staged")
+        if isinstance(digest, UploadError):
+            return self._failed(run.key, digest.reason, str(digest))
+        failpoint("agent.after_stage")
+        self._with.journal.write_staged(run.key, digest)
+        failpoint("agent.after_staged")
+        _bound(run).info("output staged", digest=digest)
+        return {"staged_digest": digest}
+
+    async def _patiently(self, run: Run, move: Callable[[], Awaitable[_T]], complaint: str) -> _T | UploadError:
+        """Move bytes, again and again where that may mend: the last error once the patience is at its end."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._with.storage_patience.total_seconds()
         tries = 0
         async for _ in _tries():
             tries += 1
             try:
-                digest = await self._with.uploader.stage(assignment, directory)
+                return await move()
             except UploadError as error:
-                _bound(run).warning("output not staged", reason=error.reason, error=str(error))
-                if error.lasting or tries == _STORAGE_TRIES:
-                    reason = error.reason if error.lasting or error.reason == DISK_FULL else STORAGE_DENIED
-                    return self._failed(run.key, reason, str(error))
-                continue
-            failpoint("agent.after_stage")
-            self._with.journal.write_staged(run.key, digest)
-            failpoint("agent.after_staged")
-            _bound(run).info("output staged", digest=digest)
-            return {"staged_digest": digest}
+                _bound(run).warning(complaint, reason=error.reason, error=str(error))
+                full = error.reason == DISK_FULL and tries >= _STORAGE_TRIES
+                if error.lasting or full or loop.time() > end:
+                    return error
         raise AssertionError("tries never end")
 
     async def _commit(self, run: Run) -> Changes:
@@ -229,8 +248,8 @@ class Steps:
                 publication = await self._with.uploader.publish(assignment, directory, run.staged_digest)
             except UploadError as error:
                 _bound(run).warning("output not published", reason=error.reason, error=str(error))
-                # What was granted is rolled forward: a denial may be somebody's slip, and is given some tries.
-                if error.lasting and (error.reason != STORAGE_DENIED or tries >= _STORAGE_TRIES):
+                # What was granted is rolled forward: what may be a slip is given some tries.
+                if error.lasting and (error.reason not in _SLIPS or tries >= _STORAGE_TRIES):
                     return self._failed(run.key, error.reason, str(error))
                 continue
             failpoint("agent.after_publish")

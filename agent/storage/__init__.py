@@ -55,12 +55,18 @@ def open_object(uri: str, access: Access) -> tuple[Storage, str]:
     return open_storage(folder + "/", access), unquote(name) if uri.startswith("file:") else name
 
 
-def check_writable(storage: Storage) -> None:
+def check_writable(storage: Storage, *, below: str = "") -> None:
     """Write and remove a small object, and leave nothing: what would fail after hours fails now.
+
+    Args:
+        storage: where.
+        below: a prefix in it that is the caller's own; without one, a name that nobody else has.
 
     Raises:
         OSError: it cannot be written or removed, in the place's own words.
     """
-    folder = f".attempts/check-{secrets.token_hex(8)}"
-    storage.put_bytes(f"{folder}/writable", b"trainplane checks that it may write here\n")
-    storage.remove_below(folder)
+    folder = f"{below or '.attempts'}/check-{secrets.token_hex(8)}"
+    try:
+        storage.put_bytes(f"{folder}/writable", b"trainplane checks that it may write here\n")
+    finally:
+        storage.remove_below(folder)

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.storage import UnsupportedURIError, open_storage
+from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
 from agent.uploader import publishing, segments
-from agent.uploader.failures import CONFIG_INVALID, UploadError
+from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
 
 
 def main() -> int:
@@ -48,6 +48,9 @@ def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
         storage, job["uri"], job["uid"], job["job_id"], job["attempt"], overwrite=job["overwrite"]
     )
     match job["command"]:
+        case "check":
+            _check(output, job)
+            return {}
         case "stage":
             return {"digest": publishing.stage(output, directory / "output")}
         case "publish":
@@ -56,6 +59,18 @@ def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
             publishing.discard(output)
             return {}
     raise UploadError(CONFIG_INVALID, f"no such command: {job['command']!r}")
+
+
+def _check(output: publishing.Output, job: dict[str, Any]) -> None:
+    """Told to end in the midst of it, the check still removes what it wrote."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    publishing.check(output)
+    if job["log"] is not None:
+        storage = open_storage(job["log"]["uri"], Access.parse(job["log"]["access"]))
+        try:
+            check_writable(storage)
+        except OSError as error:
+            raise from_os_error(error, what="writing below artifacts.log_uri") from error
 
 
 if __name__ == "__main__":

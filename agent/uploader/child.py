@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _SHIP_REST_SECONDS = 30.0
 _CLOSE_SECONDS = 3.0
+_END_SECONDS = 2.0
 
 
 class Uploader:
     """Moves an attempt's bytes.
 
-    Every call blocks as long as it takes; cancelling it kills the child.
+    Every call blocks as long as it takes; cancelling it ends the child.
 
     Args:
         environment: the children's whole environment.
@@ -46,6 +47,15 @@ class Uploader:
         self._settings = settings or StorageSettings()
         self._credentials = dict(credentials or {})
         self._shippers: dict[AttemptKey, Process] = {}
+
+    async def check(self, assignment: Assignment, directory: Path) -> None:
+        """See that the output and the logs can be written, before anything is trained; leaves nothing behind.
+
+        Raises:
+            UploadError: see agent.uploader.failures.
+        """
+        log = self._place(assignment, "artifacts.log_uri") if assignment.setting("artifacts.log_uri") else None
+        await self._task(assignment, directory, {"command": "check", "log": log})
 
     async def stage(self, assignment: Assignment, directory: Path) -> str:
         """Upload the output to staging; the manifest's digest.
@@ -147,14 +157,23 @@ class Uploader:
         return child
 
 
+async def _end(child: Process) -> None:
+    """Ask it to end, then make it."""
+    with contextlib.suppress(ProcessLookupError):
+        child.terminate()
+    try:
+        await asyncio.wait_for(child.wait(), _END_SECONDS)
+    except TimeoutError:
+        child.kill()
+        await child.wait()
+
+
 async def _answer(child: Process) -> dict[str, Any]:
     """Close the child's input and read its answer; a child that dies without one was cut off by something passing."""
     try:
         output, _ = await child.communicate()
     except asyncio.CancelledError:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+        await _end(child)
         raise
     try:
         return dict(json.loads(output))

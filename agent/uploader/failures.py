@@ -3,7 +3,7 @@
 UploadError
 ├── reasons that do not mend themselves: OUTPUT_EXISTS STORAGE_DENIED BUCKET_NOT_FOUND ARTIFACTS_LOST
 │   CONFIG_INVALID
-└── reasons that may: DISK_FULL STORAGE_UNAVAILABLE (never in a report: it is tried again)
+└── reasons that may, and are tried again for a while: DISK_FULL STORAGE_UNAVAILABLE
 """
 
 from __future__ import annotations

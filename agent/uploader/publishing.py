@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.failpoints import failpoint
+from agent.storage import check_writable
 from agent.uploader import manifest
 from agent.uploader.failures import (
     ARTIFACTS_LOST,
@@ -66,6 +67,19 @@ def stage(output: Output, directory: Path) -> str:
     except OSError as error:
         raise from_os_error(error, what=f"staging below {output.uri}") from error
     return made.digest
+
+
+def check(output: Output) -> None:
+    """See now what would fail after hours: another job's output, or a prefix that cannot be written.
+
+    Raises:
+        UploadError: so it would.
+    """
+    try:
+        _refuse_foreign(output)
+        check_writable(output.storage, below=output.staging)
+    except OSError as error:
+        raise from_os_error(error, what=f"writing below {output.uri}") from error
 
 
 def publish(output: Output, digest: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Ships a growing log to `artifacts.log_uri` as `attempt-1/rank-0/000001.log` and so on.
+"""Ships growing logs, every rank's, to `artifacts.log_uri` as `attempt-1/rank-0/000001.log` and so on.
 
-A segment is cut at 1 MiB or after 10 s. `segments.json` in the attempt's directory says how far it is, so a new child
-goes on there; a segment that was stored but not noted is stored once more under the same name, with at least the same
-bytes.
+A segment is cut at 1 MiB or after 10 s. `segments.json` in the attempt's directory says how far each rank's log is, so
+a new child goes on there; a segment that was stored but not noted is stored once more under the same name, with at
+least the same bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 import select
 import sys
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from agent import ranks
 from agent.uploader.failures import UploadError, from_os_error
 
 if TYPE_CHECKING:
@@ -27,8 +29,16 @@ _LOOK_SECONDS = 1.0
 _TRIES_AT_THE_END = 5
 
 
+@dataclass(frozen=True, slots=True)
+class _Shipped:
+    """How far one rank's log is: bytes stored, and the number of the segment that comes next."""
+
+    offset_bytes: int = 0
+    next: int = 1
+
+
 class SegmentShipper:
-    """Ships one log.
+    """Ships the logs of one attempt.
 
     Args:
         storage: of the log URI.
@@ -38,44 +48,47 @@ class SegmentShipper:
 
     def __init__(self, storage: Storage, directory: Path, attempt: int) -> None:
         self._storage = storage
-        self._log = directory / "logs" / "rank-0.log"
+        self._directory = directory
         self._state = directory / "segments.json"
-        self._prefix = f"attempt-{attempt}/rank-0"
-        self._offset, self._next = self._load()
+        self._prefix = f"attempt-{attempt}"
+        self._shipped = self._load()
 
     def ship(self, *, at_least_bytes: int = 1) -> bool:
-        """Ship one segment, if the log grew by so much; whether it did.
+        """Ship one segment of each rank's log that grew by so much; whether any did.
 
         Raises:
             UploadError: it could not be stored; try again.
         """
-        try:
-            with self._log.open("rb") as stream:
-                stream.seek(self._offset)
-                data = stream.read(SEGMENT_BYTES)
-        except FileNotFoundError:
-            return False
+        moved = [self._ship_one(rank, path, at_least_bytes) for rank, path in ranks.logs(self._directory).items()]
+        return any(moved)
+
+    def _ship_one(self, rank: int, log: Path, at_least_bytes: int) -> bool:
+        shipped = self._shipped.get(rank, _Shipped())
+        with log.open("rb") as stream:
+            stream.seek(shipped.offset_bytes)
+            data = stream.read(SEGMENT_BYTES)
         if len(data) < at_least_bytes:
             return False
         try:
-            self._storage.put_bytes(f"{self._prefix}/{self._next:06}.log", data)
-            self._offset, self._next = self._offset + len(data), self._next + 1
+            self._storage.put_bytes(f"{self._prefix}/rank-{rank}/{shipped.next:06}.log", data)
+            self._shipped[rank] = replace(shipped, offset_bytes=shipped.offset_bytes + len(data), next=shipped.next + 1)
             self._save()
         except OSError as error:
             raise from_os_error(error, what="shipping the log to artifacts.log_uri") from error
         return True
 
-    def _load(self) -> tuple[int, int]:
+    def _load(self) -> dict[int, _Shipped]:
         try:
             state = json.loads(self._state.read_bytes())
-            return int(state["offset_bytes"]), int(state["next"])
-        except (FileNotFoundError, ValueError, KeyError):
-            return 0, 1
+            return {int(rank): _Shipped(int(at["offset_bytes"]), int(at["next"])) for rank, at in state.items()}
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def _save(self) -> None:
+        state = {rank: {"offset_bytes": at.offset_bytes, "next": at.next} for rank, at in self._shipped.items()}
         aside = self._state.with_name(self._state.name + ".tmp")
         with aside.open("w", encoding="ascii") as stream:
-            json.dump({"offset_bytes": self._offset, "next": self._next}, stream)
+            json.dump(state, stream)
             stream.flush()
             os.fsync(stream.fileno())
         aside.rename(self._state)

@@ -37,9 +37,15 @@ class Job:
     settled: bool = False
     granted: str = ""
     reports: list[report_pb2.Report] = field(default_factory=list)
-    log: bytearray = field(default_factory=bytearray)
+    logs: dict[int, bytearray] = field(default_factory=dict)
+    """By rank."""
     stages: list[str] = field(default_factory=list)
     pids: set[int] = field(default_factory=set)
+
+    @property
+    def log(self) -> bytearray:
+        """Of rank 0."""
+        return self.logs.get(0, bytearray())
 
     @property
     def key(self) -> Key:
@@ -230,9 +236,10 @@ class FakeControlPlane:
         job = self.jobs.get(_key(request.attempt))
         if job is None or self.moods.logs_enough:
             return log_pb2.LogReply(outcome="ENOUGH")
-        if request.offset_bytes <= len(job.log):
-            job.log[request.offset_bytes : request.offset_bytes + len(request.data)] = request.data
-        return log_pb2.LogReply(outcome="STORED", size_bytes=len(job.log))
+        log = job.logs.setdefault(request.rank, bytearray())
+        if request.offset_bytes <= len(log):
+            log[request.offset_bytes : request.offset_bytes + len(request.data)] = request.data
+        return log_pb2.LogReply(outcome="STORED", size_bytes=len(log))
 
 
 _NOT_NOW = {

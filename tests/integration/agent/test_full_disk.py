@@ -53,7 +53,7 @@ class Agreeable:
     async def commit(self, key: AttemptKey, digest: str) -> CommitAnswer:
         return CommitAnswer(Answer.GRANTED)
 
-    async def send_log(self, key: AttemptKey, offset_bytes: int, data: bytes) -> LogAnswer:
+    async def send_log(self, key: AttemptKey, rank: int, offset_bytes: int, data: bytes) -> LogAnswer:
         return LogAnswer(None, enough=True)
 
 
@@ -98,6 +98,7 @@ async def test_a_full_disk_makes_the_node_unready_in_words_and_room_lets_the_job
     supervisor.want(Wanted(claim=(key,)))
     if call == "remove":
         await until(lambda: supervisor.states() and supervisor.states()[0].stage is Stage.ENDED)
+        await until(lambda: "published" in control_plane.kinds.get(key, []))
         supervisor.want(Wanted(settled=frozenset({key})))
     await until(lambda: journal.failed)
     if call != "write_process":

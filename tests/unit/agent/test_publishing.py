@@ -161,20 +161,26 @@ def test_a_place_that_no_storage_knows_is_refused(uri: str) -> None:
         open_storage(uri, Access())
 
 
-def test_a_log_goes_out_in_segments_and_a_new_shipper_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
-    log = tmp_path / "logs" / "rank-0.log"
+def test_every_ranks_log_goes_out_in_segments_and_a_new_shipper_goes_on(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
     storage = open_storage((tmp_path / "shipped").as_uri(), Access())
     shipper = SegmentShipper(storage, tmp_path, 2)
     assert not shipper.ship()
-    log.write_bytes(b"a" * (SEGMENT_BYTES + 10))
+    (logs / "rank-0.log").write_bytes(b"a" * (SEGMENT_BYTES + 10))
+    (logs / "uploader.log").write_bytes(b"ours")
     assert shipper.ship(at_least_bytes=SEGMENT_BYTES)
     assert not shipper.ship(at_least_bytes=SEGMENT_BYTES)
+    (logs / "rank-1.log").write_bytes(b"later")
     again = SegmentShipper(storage, tmp_path, 2)
     assert again.ship()
     assert not again.ship()
+    (logs / "rank-1.log").write_bytes(b"later and more")
+    assert SegmentShipper(storage, tmp_path, 2).ship()
     shipped = contents(tmp_path / "shipped")
     assert {name: len(data) for name, data in shipped.items()} == {
         "attempt-2/rank-0/000001.log": SEGMENT_BYTES,
         "attempt-2/rank-0/000002.log": 10,
+        "attempt-2/rank-1/000001.log": 5,
+        "attempt-2/rank-1/000002.log": 9,
     }

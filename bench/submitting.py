@@ -3,8 +3,8 @@
     ◄── {"address": …}  a Round         ──► connected
     ◄── {"start": …, "end": …}          ──► {"acknowledged": …}  an Outcome
 
-Bodies are the seed's request under distinct job_ids, and what comes back is not parsed: the clients must not be what is
-measured.
+Bodies are the seed's request under distinct job_ids and output prefixes, and what comes back is not parsed: the clients
+must not be what is measured.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 _ID = b"unique-train-id"
+_OUTPUT = b"models/job-id/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,10 @@ async def _client(
         number = next(numbers, None)
         if number is None:
             break
-        body = HttpBody(content_type="application/json", data=SEED.replace(_ID, job_id(of.prefix, number).encode()))
+        name = job_id(of.prefix, number).encode()
+        # Live jobs may not publish to one place.
+        data = SEED.replace(_ID, name).replace(_OUTPUT, b"models/%s/" % name)
+        body = HttpBody(content_type="application/json", data=data)
         try:
             await call(body.SerializeToString())
         except grpc.aio.AioRpcError as error:

@@ -5,7 +5,7 @@
     │   ├── InvalidRequest          `violations`: everything that is wrong, at once
     │   ├── JobNotFound
     │   ├── JobExists               `differing`: the paths at which the existing job's spec differs
-    │   ├── PreconditionFailed      the job's state does not allow it
+    │   ├── PreconditionFailed      the job's state does not allow it, or a live job uses the output
     │   ├── Unauthenticated         no credential, or one that is not known
     │   ├── PermissionDenied
     │   └── ResourceExhausted       `retry_after`: over a limit; nothing was done
@@ -112,7 +112,10 @@ class JobExists(Refused):
 
 
 class PreconditionFailed(Refused):
-    """The job's state does not allow what was asked; the message names the state."""
+    """A job's state does not allow what was asked; the message names the job or the state.
+
+    `reason` is `MOVE_NOT_ALLOWED`, or `OUTPUT_IN_USE`: a live job publishes where the submitted one would.
+    """
 
 
 class Unauthenticated(Refused):

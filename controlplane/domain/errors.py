@@ -5,6 +5,7 @@
     ├── InvalidArgument            the caller's        INVALID_ARGUMENT, with one violation
     ├── JobNotFound                JOB_NOT_FOUND       NOT_FOUND
     ├── JobExists                  JOB_EXISTS          ALREADY_EXISTS, naming the differing paths
+    ├── OutputInUse                OUTPUT_IN_USE       FAILED_PRECONDITION, naming the job
     ├── MoveNotAllowed             MOVE_NOT_ALLOWED    FAILED_PRECONDITION, naming the state
     ├── TooManyRequests            TOO_MANY_REQUESTS   RESOURCE_EXHAUSTED, with RetryInfo
     └── Unavailable                UNAVAILABLE         UNAVAILABLE, with RetryInfo
@@ -87,6 +88,20 @@ class JobExists(DomainError):
         self.differing = tuple(differing)
         shown = ", ".join(self.differing[:10]) + (", …" if len(self.differing) > 10 else "")
         super().__init__(f"job {job_id!r} exists with another spec; they differ in {shown}")
+
+
+class OutputInUse(DomainError):
+    """A live job publishes to the place that the spec asks for, or one of the two places lies in the other."""
+
+    reason = "OUTPUT_IN_USE"
+
+    def __init__(self, job_id: str, *, state: str) -> None:
+        self.job_id = job_id
+        self.state = state
+        super().__init__(
+            f"artifacts.output_uri: job {job_id!r}, which is {state}, publishes there, or above or below it;"
+            " choose another prefix, wait for that job's end, or cancel it"
+        )
 
 
 class MoveNotAllowed(DomainError):

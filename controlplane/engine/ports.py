@@ -95,6 +95,14 @@ class Transaction(Protocol):
         """Newest first, with their attempts."""
         ...
 
+    def outputs_beside(self, project: str, places: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """For each of these places the live jobs' places next to it: the last up to it, and the first from it on."""
+        ...
+
+    def output_holder(self, project: str, place: str) -> Job | None:
+        """The live job that publishes exactly there, locked."""
+        ...
+
     def save_jobs(self, jobs: Sequence[Job]) -> None:
         """Writes every field of `Job` but its names; a job that leaves QUEUED loses its pending reason."""
         ...

@@ -21,13 +21,14 @@ from controlplane.domain import lifecycle, spec
 from controlplane.domain.errors import JobExists, TooManyRequests, Unavailable
 from controlplane.domain.ids import ulid
 from controlplane.domain.job import Job, JobRecord, NewJob, State
+from controlplane.engine import outputs
 from controlplane.engine.changes import Told
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from controlplane.domain.errors import Violation
+    from controlplane.domain.errors import OutputInUse, Violation
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.spec import CheckedSpec, Rules
     from controlplane.engine.ports import Clock, Store, Transaction, Vault
@@ -80,6 +81,7 @@ class Submissions:
         Raises:
             InvalidSpec: with every violation; nothing is stored.
             JobExists: the name is taken by a job with another spec.
+            OutputInUse: a live job publishes where this one would.
             TooManyRequests: more submits wait than a few commits can take.
             Unavailable: nothing is known to be stored; repeating under the same name is safe.
         """
@@ -143,26 +145,28 @@ class Submissions:
             sealed_secrets=self._vault.seal(checked.secrets, uid=uid),
             webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
             output_uri=checked.effective["artifacts"]["output_uri"],
+            output_place=spec.place(checked.effective["artifacts"]["output_uri"]),
             status_stream="status_stream_url" in checked.effective["artifacts"],
         )
         first = events.stored(lifecycle.created(job, now_us=now_us))
         return _Pending(new, checked, first, asyncio.get_running_loop().create_future())
 
     async def _store_batch(self, batch: list[_Pending]) -> None:
-        def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord]]:
-            stored = tx.insert_jobs([p.new for p in batch])
+        def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord], dict[str, OutputInUse]]:
+            refused = outputs.taken(tx, [p.new for p in batch])
+            stored = tx.insert_jobs([p.new for p in batch if p.new.job.uid not in refused])
             tx.append_events([p.first for p in batch if p.new.job.uid in stored])
             there = {}
             for pending in batch:
                 job = pending.new.job
-                if job.uid not in stored:
+                if job.uid not in stored and job.uid not in refused:
                     record = tx.record(job.project, job.job_id)
                     if record is not None:
                         there[job.uid] = record
-            return stored, there
+            return stored, there, refused
 
         try:
-            stored, there = await self._store.write(work)
+            stored, there, refused = await self._store.write(work)
         except (StoreUnavailable, OutcomeUnknown) as error:
             # Repeating is safe under a name, so an unknown outcome and a refusal are told alike.
             refusal = Unavailable("the database does not answer; repeat the request", retry_after=_RETRY_AFTER)
@@ -173,6 +177,9 @@ class Submissions:
         told = Told(events=[p.first for p in batch if p.new.job.uid in stored], queue=bool(stored))
         self._announce(told)
         for pending in batch:
+            if pending.new.job.uid in refused:
+                _fail(pending.answer, refused[pending.new.job.uid])
+                continue
             self._answer(pending, created=pending.new.job.uid in stored, there=there.get(pending.new.job.uid))
 
     def _answer(self, pending: _Pending, *, created: bool, there: JobRecord | None) -> None:

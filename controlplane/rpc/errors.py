@@ -47,6 +47,7 @@ CODES: dict[type[e.DomainError], int] = {
     e.InvalidArgument: code_pb2.INVALID_ARGUMENT,
     e.JobNotFound: code_pb2.NOT_FOUND,
     e.JobExists: code_pb2.ALREADY_EXISTS,
+    e.OutputInUse: code_pb2.FAILED_PRECONDITION,
     e.MoveNotAllowed: code_pb2.FAILED_PRECONDITION,
     e.TooManyRequests: code_pb2.RESOURCE_EXHAUSTED,
     e.Unavailable: code_pb2.UNAVAILABLE,
@@ -66,6 +67,8 @@ def status(error: e.DomainError, *, request_id: str) -> status_pb2.Status:
         details.append(_bad_request([_short(error.violation)]))
     elif isinstance(error, e.JobExists):
         metadata["differing"] = _cut(",".join(error.differing), _PATHS_BYTES)
+    elif isinstance(error, e.OutputInUse):
+        metadata |= {"job_id": error.job_id, "state": str(error.state), "field": "artifacts.output_uri"}
     elif isinstance(error, e.MoveNotAllowed):
         metadata["state"] = str(error.state)
     elif isinstance(error, (e.TooManyRequests, e.Unavailable)):

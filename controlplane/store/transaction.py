@@ -14,6 +14,7 @@ from controlplane.store.deliveries import Deliveries
 from controlplane.store.events import Events
 from controlplane.store.jobs import Jobs
 from controlplane.store.nodes import Nodes
+from controlplane.store.outputs import Outputs
 from controlplane.store.queue import Queue
 from controlplane.store.records import Records
 from controlplane.store.specs import Specs
@@ -38,7 +39,9 @@ class Installation(Bound):
         self._run(_SET.on(self._connection), {"key": key, "value": value})
 
 
-class SqlTransaction(Jobs, Specs, Records, Queue, Events, Attempts, Nodes, Artifacts, Deliveries, Installation):
+class SqlTransaction(
+    Jobs, Specs, Records, Queue, Outputs, Events, Attempts, Nodes, Artifacts, Deliveries, Installation
+):
     """The port's `Transaction` over a connection in which one is open."""
 
 

@@ -64,6 +64,17 @@ def test_a_changed_one_is_refused_naming_the_path_that_differs(stack, submitted,
     assert "hf_yyy" not in json.dumps(error)
 
 
+@pytest.mark.parametrize("place", [b"models/job-id/", b"models/job-id/below/", b"models/"])
+def test_a_copy_under_another_name_is_refused_while_the_first_lives_naming_it(stack, submitted, place):
+    copy = SEED.replace(b"unique-train-id", b"copy").replace(b"models/job-id/", place)
+    status, error = stack.http("POST", "/train", copy)
+    assert status == 400
+    info = next(d for d in error["details"] if d["@type"].endswith("ErrorInfo"))
+    assert (info["reason"], info["metadata"]["job_id"]) == ("OUTPUT_IN_USE", JOB)
+    assert "artifacts.output_uri" in error["message"]
+    assert stack.http("GET", "/train/copy")[0] == 404
+
+
 def test_neither_secret_is_in_an_answer_or_on_disk_in_clear(stack, submitted):
     shown = json.dumps([stack.http("GET", f"/train/{JOB}")[1], stack.http("GET", "/train")[1], submitted])
     for secret in ("hf_xxx", "mytoken"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -139,6 +140,9 @@ class Endpoints:
         return [post.headers["webhook-id"] for post in self.posts if post.url == url]
 
 
+_unnamed = itertools.count(1)
+
+
 def spec(job_id: str | None = None, **blocks: Any) -> dict[str, Any]:
     """A spec that this build can run, with the fake trainer."""
     usual: dict[str, Any] = {
@@ -146,7 +150,7 @@ def spec(job_id: str | None = None, **blocks: Any) -> dict[str, Any]:
         "base_model": {"provider": "local", "model_name": "/models/tiny"},
         "customization": {"method": "lora"},
         "datasets": [{"source": "file:///data/rows.jsonl"}],
-        "artifacts": {"output_uri": f"file:///out/{job_id}/"},
+        "artifacts": {"output_uri": f"file:///out/{job_id or next(_unnamed)}/"},
     }
     return usual | ({"job_id": job_id} if job_id else {}) | blocks
 

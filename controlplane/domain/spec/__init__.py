@@ -11,6 +11,7 @@ from controlplane.domain.spec.budget import fit
 from controlplane.domain.spec.checked import CheckedSpec, check
 from controlplane.domain.spec.defaults import effective
 from controlplane.domain.spec.fields import DEFAULT_EVENTS, EVENT_TYPES, FIELDS
+from controlplane.domain.spec.locations import place
 from controlplane.domain.spec.reference import reference
 from controlplane.domain.spec.rules import Rules
 from controlplane.domain.spec.runnable import not_yet_runnable
@@ -34,6 +35,7 @@ __all__ = [
     "json_schema",
     "not_yet_runnable",
     "parse",
+    "place",
     "reference",
     "same",
     "secret_macs",

@@ -189,6 +189,12 @@ def normal(place: str) -> str:
     return scheme + mark + posixpath.normpath(rest)
 
 
+def place(uri: str) -> str:
+    """One spelling for each place where a job publishes, ending with a slash: a place in another begins with it."""
+    spelled = normal(uri).replace("://", ":", 1) + "/"
+    return spelled if "//" not in spelled else re.sub("/{2,}", "/", spelled)
+
+
 def within(inner: str, outer: str) -> bool:
     """Whether one place is the other or lies below it."""
     inner, outer = normal(inner), normal(outer)

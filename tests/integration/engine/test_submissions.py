@@ -60,8 +60,9 @@ async def test_a_changed_secret_is_told_by_its_path_and_never_by_its_value(tmp_p
 @in_virtual_time
 async def test_an_idempotency_key_is_the_name_of_a_request_without_one(tmp_path):
     async with world(tmp_path) as here, here.loops("submissions"):
-        first = await submit(here, spec(), idempotency_key="key-1")
-        again = await submit(here, spec(), idempotency_key="key-1")
+        unnamed = spec()
+        first = await submit(here, unnamed, idempotency_key="key-1")
+        again = await submit(here, unnamed, idempotency_key="key-1")
         named = await submit(here, spec("mine"), idempotency_key="key-2")
         other = await submit(here, spec())
         assert first.record.job.job_id == "key-1"
@@ -123,11 +124,10 @@ async def test_a_transaction_that_runs_twice_stores_once(tmp_path):
 @in_virtual_time
 async def test_more_submits_than_may_wait_are_refused_at_once_and_the_others_are_taken(tmp_path):
     async with world(tmp_path) as here:
-        made = spec()
-        waiting = [asyncio.ensure_future(submit(here, made)) for _ in range(submissions.MAX_WAITING)]
+        waiting = [asyncio.ensure_future(submit(here, spec())) for _ in range(submissions.MAX_WAITING)]
         await asyncio.sleep(0)
         with pytest.raises(TooManyRequests) as refused:
-            await submit(here, made)
+            await submit(here, spec())
         assert refused.value.retry_after.total_seconds() > 0
         async with here.loops("submissions"):
             stored = await asyncio.gather(*waiting)

@@ -63,6 +63,7 @@ CASES = [
     (e.InvalidArgument(field="page_token", reason="BAD", description="is none"), "INVALID_ARGUMENT", "BAD", {"BadRequest"}),
     (e.JobNotFound("j"), "NOT_FOUND", "JOB_NOT_FOUND", set()),
     (e.JobExists("j", differing=["a.b", "c"]), "ALREADY_EXISTS", "JOB_EXISTS", set()),
+    (e.OutputInUse("other", state="RUNNING"), "FAILED_PRECONDITION", "OUTPUT_IN_USE", set()),
     (e.MoveNotAllowed(state="FAILED", wanted="cancel", why="it is over"), "FAILED_PRECONDITION", "MOVE_NOT_ALLOWED", set()),
     (e.TooManyRequests("too many", retry_after=SECOND), "RESOURCE_EXHAUSTED", "TOO_MANY_REQUESTS", {"RetryInfo"}),
     (e.Unavailable("later", retry_after=SECOND), "UNAVAILABLE", "UNAVAILABLE", {"RetryInfo"}),
@@ -86,8 +87,10 @@ async def test_the_parts_of_each_detail():
     bad = details(await refused(CASES[0][0]))["BadRequest"].field_violations[0]
     assert (bad.field, bad.reason, bad.description) == (VIOLATION.field, VIOLATION.reason, VIOLATION.description)
     assert details(await refused(CASES[3][0]))["ErrorInfo"].metadata["differing"] == "a.b,c"
-    assert details(await refused(CASES[4][0]))["ErrorInfo"].metadata["state"] == "FAILED"
-    assert details(await refused(CASES[5][0]))["RetryInfo"].retry_delay.ToTimedelta() == SECOND
+    assert details(await refused(CASES[5][0]))["ErrorInfo"].metadata["state"] == "FAILED"
+    in_use = details(await refused(CASES[4][0]))["ErrorInfo"].metadata
+    assert (in_use["job_id"], in_use["state"], in_use["field"]) == ("other", "RUNNING", "artifacts.output_uri")
+    assert details(await refused(CASES[6][0]))["RetryInfo"].retry_delay.ToTimedelta() == SECOND
 
 
 def test_every_domain_error_is_among_the_cases():

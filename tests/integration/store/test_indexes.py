@@ -35,6 +35,8 @@ QUERIES = {
     "due endpoints": lambda tx: tx.due_endpoints(now_us=5, limit=5),
     "due retries": lambda tx: tx.due_retries(now_us=5, limit=5),
     "the next try": lambda tx: tx.next_try_time_us(),
+    "who publishes beside a place": lambda tx: tx.outputs_beside("default", ["/out/a/", "/out/b/"]),
+    "who publishes to a place": lambda tx: tx.output_holder("default", "/out/a/"),
     "old secrets": lambda tx: tx.old_secrets(ended_before_us=5, limit=5),
     "artifacts": lambda tx: tx.artifacts("01K5"),
     "logs": lambda tx: tx.logs("01K5"),

@@ -52,6 +52,9 @@ gen: $(STAMP)  ## write the generated code anew
 	$(BIN)/buf build --as-file-descriptor-set -o $(OUT)/gateway/trainplane.pb
 	@mkdir -p $(OUT)/docs
 	$(BIN)/python -m controlplane.domain.spec > $(OUT)/docs/spec.md
+	@mkdir -p $(OUT)/trainplane/backends
+	$(BIN)/python -m agent.trainer.peft_table > $(OUT)/trainplane/backends/peft_fields.py.new
+	@mv $(OUT)/trainplane/backends/peft_fields.py.new $(OUT)/trainplane/backends/peft_fields.py
 
 bench: $(STAMP)  ## measure, and write bench/RESULTS.md
 	$(BIN)/python -m bench

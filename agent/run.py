@@ -80,6 +80,8 @@ class Assignment:
     spec: dict[str, Any]
     devices: tuple[str, ...]
     deadline_seconds: float | None
+    world_size: int = 1
+    """Ranks to train with: one per device that is charged, real or simulated; 1 on CPUs alone."""
 
     @classmethod
     def parse(cls, data: bytes) -> Assignment:
@@ -91,13 +93,16 @@ class Assignment:
         try:
             document = json.loads(data)
             deadline = document.get("deadline_seconds")
+            devices = tuple(str(device) for device in document.get("devices", []))
             return cls(
                 key=AttemptKey(str(document["uid"]), int(document["attempt"])),
                 job_id=str(document["job_id"]),
                 project=str(document.get("project", "default")),
                 spec=dict(document["spec"]),
-                devices=tuple(str(device) for device in document.get("devices", [])),
+                devices=devices,
                 deadline_seconds=None if deadline is None else float(deadline),
+                # An assignment of before there were several ranks does not say.
+                world_size=int(document.get("world_size", max(1, len(devices)))),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidAssignmentError(f"the assignment cannot be read: {type(error).__name__}: {error}") from error
@@ -111,6 +116,7 @@ class Assignment:
             "attempt": self.key.number,
             "spec": self.spec,
             "devices": list(self.devices),
+            "world_size": self.world_size,
             "deadline_seconds": self.deadline_seconds,
         }
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()

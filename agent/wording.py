@@ -13,19 +13,19 @@ _HINTS = {
 _STATUS_HINTS = {126: "its program could not be executed", 127: "its program was not found"}
 
 
-def exit_in_words(status: int | None) -> str:
+def exit_in_words(status: int | None, *, who: str = "the trainer") -> str:
     """An exit status, negative for a signal; None where nothing was left to say it."""
     if status is None:
-        return "the trainer vanished without an exit status: it, or the shell above it, was killed"
+        return f"{who} vanished without an exit status: it, or the shell above it, was killed"
     if status >= 0:
         hint = f" ({_STATUS_HINTS[status]})" if status in _STATUS_HINTS else ""
-        return f"the trainer ended with status {status}{hint}"
+        return f"{who} ended with status {status}{hint}"
     try:
         number = signal.Signals(-status)
     except ValueError:
-        return f"the trainer was ended by signal {-status}"
+        return f"{who} was ended by signal {-status}"
     hint = f": {_HINTS[number]}" if number in _HINTS else ""
-    return f"the trainer was ended by {number.name}{hint}"
+    return f"{who} was ended by {number.name}{hint}"
 
 
 def crash(status: int | None, *, last_kind: str, log: str) -> str:

@@ -1,7 +1,7 @@
 """`python -m agent.trainer <attempt directory>`: train, and say how it went.
 
-The one place where every exception ends: each becomes a `failed` report with a reason (failures.py) and the
-exit status 1.
+One rank trains in this process. Of several ranks this process is the leader (ADR 0010): it starts them, and writes the
+terminal report when it knows that none of them is left.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.trainer.reports import Reports
+    from agent.trainer.verdict import Verdict
 
 FAILED_STATUS = 1
 USAGE_STATUS = 2
 
 
 def main(attempt_directory: str) -> int:
-    """Run the attempt in a process of its own: from here on the warden may end it at any time.
+    """Run the attempt in a process of its own: from here on it may be ended at any time.
 
     Returns:
         The exit status: 0 after `finished`, 1 after `failed`.
@@ -45,31 +46,38 @@ def attend(directory: Path, reports: Reports, *, watch: Callable[[float | None],
     Args:
         directory: the attempt's.
         reports: gets `failed` or `finished`.
-        watch: called with the deadline as soon as it is known.
+        watch: called with the deadline as soon as it is known, unless there are several ranks: their leader watches.
 
     Returns:
         The exit status.
     """
-    import logging
+    from agent.trainer.verdict import judge, log_to_stderr
 
-    from agent.trainer import assignment, failures
-    from agent.trainer.training import train_attempt
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    log = logging.getLogger("trainer")
-    try:
-        document = assignment.read_document(directory)
-        watch(assignment.deadline_seconds(document))
-        train_attempt(document, directory, reports)
-    except Exception as error:
-        reason, message = failures.describe(error)
-        foreign = not isinstance(error, failures.TrainingFailure)
-        log.log(logging.ERROR, "failed reason=%s %s", reason, message, exc_info=error if foreign else None)
-        reports.failed(reason, message)
+    log_to_stderr()
+    verdict = judge(lambda: _train(directory, reports, watch))
+    if verdict is not None:
+        reports.failed(verdict.reason, verdict.message)
         return FAILED_STATUS
     reports.finished()
-    log.info("finished")
     return 0
+
+
+def _train(directory: Path, reports: Reports, watch: Callable[[float | None], None]) -> Verdict | None:
+    from agent.trainer import assignment
+
+    document = assignment.read_document(directory)
+    deadline_seconds = assignment.deadline_seconds(document)
+    ranks = assignment.world_size(document)
+    if ranks > 1:
+        from agent.trainer.leader import lead
+
+        return lead(directory, ranks, deadline_seconds)
+
+    from agent.trainer.training import train_attempt
+
+    watch(deadline_seconds)
+    train_attempt(document, directory, reports)
+    return None
 
 
 if __name__ == "__main__":

@@ -10,27 +10,19 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agent.trainer import customization
 from agent.trainer.failures import ConfigInvalid, NotYetSupported
 from agent.trainer.fields import Fields
+from agent.trainer.inputs import FetchedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-ALL_LINEAR = "all-linear"
+    from agent.trainer.customization import Customization
+    from agent.trainer.inputs import Inputs
+
 SCHEDULES = ("linear", "cosine", "constant")
-PRECISIONS = ("bf16", "fp32")
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """`customization` of method `lora`: PEFT's `LoraConfig` in the spec's words."""
-
-    rank: int = 16
-    alpha: float = 32
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = (ALL_LINEAR,)
-    """Module names, or `("all-linear",)`: every linear layer but the output head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +34,8 @@ class DatasetSource:
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field's name -> the name it has in the file."""
+    fetched: str = ""
+    """Path of the file that the agent fetched from the source; empty: the source is on this node."""
 
     @property
     def path(self) -> str:
@@ -51,7 +45,7 @@ class DatasetSource:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """`tuning_parameters`. `batch_size` is the effective batch: examples per optimizer step."""
+    """`tuning_parameters`. `batch_size` is the effective batch: examples per optimizer step over all ranks."""
 
     learning_rate: float = 2e-4
     batch_size: int = 8
@@ -77,10 +71,10 @@ class Assignment:
     job_id: str
     attempt: int
     devices: tuple[str, ...]
-    model_name: str
-    """Directory of the base model."""
-    precision: str
-    lora: Lora
+    """GPU indices, one per rank; empty: all ranks are on the CPU."""
+    world_size: int
+    model: FetchedModel
+    customization: Customization
     datasets: tuple[DatasetSource, ...]
     tuning: Tuning
     spec: Mapping[str, Any]
@@ -106,75 +100,76 @@ def deadline_seconds(document: Mapping[str, Any]) -> float | None:
     return Fields(document, "").optional_number("deadline_seconds")
 
 
-def parse(document: Mapping[str, Any]) -> Assignment:
+def world_size(document: Mapping[str, Any]) -> int:
+    """How many ranks train; an assignment of before there were several has one per device."""
+    top = Fields(document, "")
+    return top.integer("world_size", max(1, len(top.items("devices"))), minimum=1)
+
+
+def parse(document: Mapping[str, Any], inputs: Inputs | None = None) -> Assignment:
     """The whole assignment, checked.
+
+    Args:
+        document: `assignment.json`.
+        inputs: what the agent fetched; None: everything is on this node.
 
     Raises:
         ConfigInvalid: a value has the wrong type, or is impossible.
         NotYetSupported: a value that this trainer does not know how to obey.
+        PrecisionUnsupported: the device cannot compute in the precision.
     """
     top = Fields(document, "")
     spec = top.block("spec")
-    customization = spec.block("customization")
     devices = tuple(str(device) for device in top.items("devices"))
-    if len(devices) > 1:
-        raise NotYetSupported(f"resources.gpus: training on {len(devices)} devices is not supported yet; ask for 1")
+    ranks = world_size(document)
+    if devices and len(devices) != ranks:
+        raise ConfigInvalid(f"world_size: {ranks} ranks cannot share {len(devices)} devices: one each")
+    tuning = _tuning(spec.block("tuning_parameters"))
+    if tuning.batch_size % ranks:
+        raise ConfigInvalid(
+            f"tuning_parameters.batch_size: counts examples over all devices, so must be a multiple of {ranks}, "
+            f"got {tuning.batch_size}"
+        )
     return Assignment(
         uid=top.text("uid", ""),
         job_id=top.text("job_id", ""),
         attempt=top.integer("attempt", 1),
         devices=devices,
-        model_name=_model_name(spec.block("base_model")),
-        precision=customization.choice("precision", "bf16", allowed=PRECISIONS, known=("fp16",)),
-        lora=_lora(customization),
-        datasets=_datasets(spec),
-        tuning=_tuning(spec.block("tuning_parameters")),
+        world_size=ranks,
+        model=inputs.model if inputs else _local_model(spec.block("base_model")),
+        customization=customization.read(spec.block("customization"), on_gpu=bool(devices)),
+        datasets=_datasets(spec, inputs),
+        tuning=tuning,
         spec=spec.values,
     )
 
 
-def _model_name(model: Fields) -> str:
+def _local_model(model: Fields) -> FetchedModel:
     model.choice("provider", "local", allowed=("local",), known=("huggingface", "s3"))
     model.refuse("weights_url")
-    return model.text("model_name")
+    path = model.text("model_name")
+    return FetchedModel(path=path, name=path, commit="")
 
 
-def _lora(customization: Fields) -> Lora:
-    customization.choice("method", "lora", allowed=("lora",), known=None)
-    customization.refuse("trainable_layers")
-    peft = customization.block("peft")
-    if not peft.boolean("use", default=True):
-        raise ConfigInvalid("customization.peft.use: false contradicts the method lora")
-    config = peft.block("config")
-    for name in config.values:
-        if name != "task_type":
-            raise NotYetSupported(f"customization.peft.config.{name} is not supported yet; leave it out")
-    config.choice("task_type", "CAUSAL_LM", allowed=("CAUSAL_LM",), known=None)
-    rank = customization.integer("rank", 16, minimum=1)
-    return Lora(
-        rank=rank,
-        alpha=customization.number("lora_alpha", 2 * rank, above=0.0),
-        dropout=customization.number("lora_dropout", 0.0, minimum=0.0, below=1.0),
-        target_modules=tuple(customization.texts("target_modules")) or (ALL_LINEAR,),
-    )
-
-
-def _datasets(spec: Fields) -> tuple[DatasetSource, ...]:
+def _datasets(spec: Fields, inputs: Inputs | None) -> tuple[DatasetSource, ...]:
     blocks = spec.blocks("datasets")
     if not blocks:
         raise ConfigInvalid("datasets: at least one is needed")
-    datasets = tuple(_dataset(index, block) for index, block in enumerate(blocks))
+    paths = inputs.datasets if inputs else ("",) * len(blocks)
+    if len(paths) != len(blocks):
+        raise ConfigInvalid(f"inputs.json: datasets has {len(paths)} paths for the spec's {len(blocks)} datasets")
+    datasets = tuple(
+        _dataset(index, block, path) for index, (block, path) in enumerate(zip(blocks, paths, strict=True))
+    )
     if all(dataset.split == "eval" for dataset in datasets):
         raise ConfigInvalid("datasets: none has split train")
     return datasets
 
 
-def _dataset(index: int, block: Fields) -> DatasetSource:
+def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
     block.choice("format", "jsonl", allowed=("jsonl",), known=("json", "csv", "parquet", "text"))
     if block.number("weight", 1.0) != 1.0:
         raise NotYetSupported(f"{block.path}.weight: sampling by weight is not supported yet; leave it out or set 1")
-    if block.block("auth").values.get("role_arn"):
-        raise NotYetSupported(f"{block.path}.auth.role_arn is not supported yet for a file:// source")
     columns = block.block("columns").values
     if not all(isinstance(name, str) for name in columns.values()):
         raise ConfigInvalid(f"{block.path}.columns: every value must be the name of a field in the file")
@@ -183,6 +178,7 @@ def _dataset(index: int, block: Fields) -> DatasetSource:
         source=block.text("source"),
         split=block.choice("split", "train", allowed=("train", "eval"), known=None),
         columns=dict(columns),
+        fetched=fetched,
     )
 
 

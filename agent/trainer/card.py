@@ -6,20 +6,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+SHOWN_MODULES = 16
+TITLES = {"lora": "LoRA", "qlora": "QLoRA"}
 CARD = """---
 base_model: {base_model_yaml}
 library_name: peft
 pipeline_tag: text-generation
 tags:
-- lora
+- {method}
 - trainplane
 ---
 
 # {title}
 
-A LoRA adapter of `{base_model}`, trained by trainplane ({train_rows} rows, {steps} steps).
+A {title_of_method} adapter of `{base_model}`, trained by trainplane ({train_rows} rows, {steps} steps).
 
 ## Use
 
@@ -51,6 +53,7 @@ Where everything came from, with digests and versions: `provenance.json`.
 def model_card(facts: Mapping[str, Any]) -> str:
     """The card of an adapter, from its provenance."""
     training, adapter, losses = facts["training"], facts["adapter"], facts["losses"]
+    quantized = facts["base_model"]["quantization"]
     customization = facts["spec"].get("customization", {})
     tuning = facts["spec"].get("tuning_parameters", {})
     base_model = facts["base_model"]["model_name"]
@@ -59,9 +62,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "rank, alpha, dropout": ", ".join(
             str(customization.get(name, "default")) for name in ("rank", "lora_alpha", "lora_dropout")
         ),
-        "target modules": ", ".join(adapter["target_modules"]),
+        "target modules": _listed(adapter["target_modules"]),
         "trainable parameters": f"{adapter['trainable_parameters']:,} of {facts['base_model']['parameters']:,}",
         "precision": training["precision"],
+        **({} if quantized is None else {"base model": f"{quantized['bits']} bits, {quantized['type']}"}),
+        "devices": training["world_size"],
         "learning rate": f"{training['peak_learning_rate']:g}, {training['lr_scheduler']}",
         "warm-up steps": training["warmup_steps"],
         "effective batch": training["effective_batch_size"],
@@ -77,6 +82,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "evaluation, after": losses["eval_after"],
     }
     return CARD.format(
+        method=adapter["method"],
+        title_of_method=TITLES[adapter["method"]],
         base_model=_inline(base_model),
         base_model_yaml=json.dumps(base_model),
         base_model_python=json.dumps(base_model),
@@ -85,6 +92,13 @@ def model_card(facts: Mapping[str, Any]) -> str:
         steps=training["steps"],
         facts=_table(rows),
         losses=_table({name: loss for name, loss in shown_losses.items() if loss is not None}),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few; a large model has hundreds of layers."""
+    return ", ".join(names[:SHOWN_MODULES]) + (
+        f" and {len(names) - SHOWN_MODULES} more" if len(names) > SHOWN_MODULES else ""
     )
 
 

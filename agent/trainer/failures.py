@@ -10,12 +10,13 @@
     ├── ModelNotFound            MODEL_NOT_FOUND
     ├── ModelFormatUnsupported   MODEL_FORMAT_UNSUPPORTED
     ├── TargetModulesNotFound    TARGET_MODULES_NOT_FOUND
+    ├── LayersNotFound           LAYERS_NOT_FOUND
     ├── PrecisionUnsupported     PRECISION_UNSUPPORTED
     ├── LossNotFinite            LOSS_NOT_FINITE
     └── OutOfGpuMemory           OUT_OF_MEMORY_GPU
 
 Their messages are for the user: they name the spec's field and say what to do. `describe` gives a reason to
-errors that are not ours; DEADLINE_EXCEEDED is the warden's (`warden.py`).
+errors that are not ours; DEADLINE_EXCEEDED is told by who watches the clock (`warden.py`, `leader.py`).
 """
 
 from __future__ import annotations
@@ -87,6 +88,12 @@ class TargetModulesNotFound(TrainingFailure):
     reason = "TARGET_MODULES_NOT_FOUND"
 
 
+class LayersNotFound(TrainingFailure):
+    """A name in `customization.trainable_layers` is no part of the model."""
+
+    reason = "LAYERS_NOT_FOUND"
+
+
 class PrecisionUnsupported(TrainingFailure):
     """The device cannot compute in the precision asked for."""
 
@@ -103,6 +110,11 @@ class OutOfGpuMemory(TrainingFailure):
     """Not even the smallest micro-batch fits."""
 
     reason = "OUT_OF_MEMORY_GPU"
+
+
+def describe_deadline(seconds: float) -> str:
+    """The message of DEADLINE_EXCEEDED."""
+    return f"resources.max_duration_minutes: the {seconds:.0f} s that were left for this job at its start are over"
 
 
 def describe(error: BaseException) -> tuple[str, str]:

@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from agent.trainer.data.batches import IGNORED, collate
 from agent.trainer.data.order import micro_batches
+from agent.trainer.group import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.trainer.data.batches import MicroBatch
     from agent.trainer.data.tokens import Example
+    from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
 
 
@@ -42,23 +44,26 @@ def summed_loss(adapted: AdaptedModel, batch: MicroBatch) -> torch.Tensor:
     )
 
 
-def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, group: int) -> float:
+def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, batch_size: int, group: Group = ALONE) -> float:
     """The mean loss per trained token over examples, without dropout and without gradients.
 
     Args:
         adapted: the model; it is left in training mode.
-        examples: the evaluation rows.
-        group: how many examples are cut into micro-batches together.
+        examples: all evaluation rows.
+        batch_size: how many examples are cut into micro-batches together.
+        group: the ranks, each of which evaluates its share of the examples.
     """
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
+    own = examples[group.rank :: group.size]
     adapted.model.eval()
     with torch.inference_mode():
-        for start in range(0, len(examples), group):
-            chosen = examples[start : start + group]
+        for start in range(0, len(own), batch_size):
+            chosen = own[start : start + batch_size]
             for indices in micro_batches([len(example) for example in chosen], adapted.device.cost):
                 batch = collate(
                     [chosen[index] for index in indices], pad_id=adapted.pad_id, device=adapted.device.torch_device
                 )
                 total += summed_loss(adapted, batch).item()
     adapted.model.train()
-    return total / sum(example.trained_tokens for example in examples)
+    group.add_up([total])
+    return total.item() / sum(example.trained_tokens for example in examples)

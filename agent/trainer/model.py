@@ -1,4 +1,4 @@
-"""Loads the base model and puts the LoRA adapter into it.
+"""Loads the base model and puts the adapter into it.
 
 bf16: the base weights are bf16 and frozen; the adapter is fp32, as PEFT's `autocast_adapter_dtype` has it,
 because a step of learning rate x gradient is mostly below what bf16 can add to a weight (8 bits of mantissa).
@@ -10,24 +10,26 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, Conv1D
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from agent.trainer.assignment import ALL_LINEAR
-from agent.trainer.failures import ModelFormatUnsupported, TargetModulesNotFound
+from agent.trainer.customization import ALL_LINEAR
+from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported
+from agent.trainer.layers import target_modules
 
 if TYPE_CHECKING:
-    from agent.trainer.assignment import Assignment, Lora, Tuning
+    from agent.trainer.assignment import Assignment, Tuning
+    from agent.trainer.customization import Customization
     from agent.trainer.device import Device
     from agent.trainer.model_files import ModelFiles
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
 LIBRARY_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
 ERROR_LIMIT = 600
 """Characters of a library's error that go into a message."""
@@ -44,6 +46,12 @@ class AdaptedModel:
     selects_logits: bool
     """Whether its `forward` takes `logits_to_keep`, so that logits nobody needs are not computed."""
     pad_id: int
+    parameters: int
+    """Of the base model, whatever of it is trained; quantized ones counted as what they stand for."""
+    quantization: dict[str, Any] | None = None
+    """What of the base model was quantized, and how; None: nothing."""
+    moves_base: bool = False
+    """Whether the adapter's beginning was taken out of the base weights."""
 
     @property
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -69,22 +77,29 @@ def load_tokenizer(files: ModelFiles) -> Any:
     return tokenizer
 
 
-def load_base(files: ModelFiles, *, precision: str, device: Device) -> Any:
-    """The frozen base model on its device.
+def load_base(files: ModelFiles, customization: Customization, device: Device) -> Any:
+    """The base model on its device, quantized if the method says so.
 
     Raises:
         ModelFormatUnsupported: the architecture is unknown, or the weights are broken or not all there.
+        PrecisionUnsupported: the device cannot compute in what the method needs.
     """
+    quantizing: dict[str, Any] = {}
+    if customization.quantization is not None:
+        from agent.trainer import quantized
+
+        quantizing = quantized.loading(customization.quantization, device)
     # It draws on stderr, which is the job's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with _Blaming("it"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),
-            dtype=DTYPES[precision],
+            dtype=DTYPES[customization.precision],
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **quantizing,
         )
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
@@ -94,7 +109,7 @@ def load_base(files: ModelFiles, *, precision: str, device: Device) -> Any:
             f"base_model.model_name: {len(missing)} weights are not in its files, the first {missing[0]}"
         )
     model.config.use_cache = False
-    return model.to(device.torch_device)
+    return model if quantizing else model.to(device.torch_device)
 
 
 def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> AdaptedModel:
@@ -103,23 +118,28 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
     Raises:
         TargetModulesNotFound: a target matches nothing; the message lists what there is.
     """
-    targets = target_modules(base, assignment.lora)
+    lora = assignment.customization.lora
+    parameters = base.num_parameters()
+    quantization = None
+    if assignment.customization.quantization is not None:
+        from agent.trainer import quantized
+
+        quantization = quantized.facts(base)
+    targets = target_modules(base, lora)
     torch.manual_seed(assignment.tuning.seed)
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=assignment.lora.rank,
-        lora_alpha=assignment.lora.alpha,  # type: ignore[arg-type]  # a fraction is as good
-        lora_dropout=assignment.lora.dropout,
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a fraction is as good
+        lora_dropout=lora.dropout,
         target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
-        base_model_name_or_path=assignment.model_name,
+        base_model_name_or_path=assignment.model.name,
+        **lora.config,
     )
-    with warnings.catch_warnings():
-        # PEFT 0.21 reads a property that transformers 5.23 renamed.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        model = get_peft_model(base, config)
+    model = _with_adapter(base, config)
     if assignment.tuning.gradient_checkpointing:
         # Not the reentrant kind: that one gives no gradient at all unless a block's input needs one. So the
-        # embeddings' output, # which transformers marks for its sake, is left alone: nobody needs the
+        # embeddings' output, which transformers marks for its sake, is left alone: nobody needs the
         # gradient of the first block's input.
         base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         base.disable_input_require_grads()
@@ -130,22 +150,33 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
         target_modules=targets,
         selects_logits="logits_to_keep" in inspect.signature(base.forward).parameters,
         pad_id=pad_id or 0,
+        parameters=parameters,
+        quantization=quantization,
+        moves_base=lora.moves_base,
     )
 
 
-def target_modules(base: Any, lora: Lora) -> tuple[str, ...]:
-    """The job's targets, each of which is there."""
-    if ALL_LINEAR in lora.target_modules:
-        return (ALL_LINEAR,)
-    there = [name for name, module in base.named_modules() if isinstance(module, ADAPTABLE)]
-    for wanted in lora.target_modules:
-        if not any(name == wanted or name.endswith(f".{wanted}") for name in there):
-            names = ", ".join(sorted({name.rpartition(".")[2] for name in there}))
-            raise TargetModulesNotFound(
-                f"customization.target_modules: {wanted} matches no module that can be adapted; this model has "
-                f"{names}, or ask for {ALL_LINEAR}"
-            )
-    return lora.target_modules
+def _with_adapter(base: Any, config: LoraConfig) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 reads a property that transformers 5.23 renamed.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is depre", category=FutureWarning)
+            # It corrects this one itself, and says so: weights of GPT-2's kind lie transposed.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
+            return get_peft_model(base, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        # Names and types were checked at submit; what is left is what PEFT finds wrong for this very model.
+        raise ConfigInvalid(
+            f"customization.peft.config: PEFT refuses it for this model: {error}"[:ERROR_LIMIT]
+        ) from error
+
+
+def seed_dropout(seed: int, rank: int) -> None:
+    """Give a rank its own random numbers: the same again for the same seed, other ones than every other rank's.
+
+    The adapter was drawn before, alike on all ranks.
+    """
+    torch.manual_seed(int.from_bytes(sha256(f"{seed}/{rank}".encode()).digest()[:8], "big"))
 
 
 def max_length(tuning: Tuning, files: ModelFiles) -> int:

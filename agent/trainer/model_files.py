@@ -29,8 +29,12 @@ class ModelFiles:
     weights: tuple[Path, ...]
 
 
-def inspect_model(model_name: str) -> ModelFiles:
-    """Check the files of a local base model.
+def inspect_model(path: str, *, called: str = "") -> ModelFiles:
+    """Check the files of a base model on this node.
+
+    Args:
+        path: its directory.
+        called: the model's name in messages, if that is not the path.
 
     Raises:
         ModelNotFound: no such directory, or no model in it.
@@ -38,7 +42,7 @@ def inspect_model(model_name: str) -> ModelFiles:
         NotYetSupported: it is quantized.
         StorageDenied: it may not be read.
     """
-    directory = Path(model_name)
+    directory, model_name = Path(path), called or path
     if not directory.is_absolute():
         raise ModelNotFound(f"base_model.model_name: a local model is an absolute path, got {model_name}")
     try:
@@ -58,21 +62,21 @@ def inspect_model(model_name: str) -> ModelFiles:
     _refuse_remote_code(model_name, config, tokenizer_config)
     if config.get("quantization_config"):
         raise NotYetSupported("base_model.model_name: the model is quantized; name its full-precision weights")
-    return ModelFiles(directory, config, _weights(directory, names))
+    return ModelFiles(directory, config, _weights(directory, names, model_name))
 
 
-def _weights(directory: Path, names: list[str]) -> tuple[Path, ...]:
+def _weights(directory: Path, names: list[str], model_name: str) -> tuple[Path, ...]:
     weights = tuple(directory / name for name in names if name.startswith("model") and name.endswith(".safetensors"))
     if weights:
         return weights
     pickled = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickled:
         raise ModelFormatUnsupported(
-            f"base_model.model_name: {directory} has no model*.safetensors, only {_listed(pickled)}; pickled weights "
+            f"base_model.model_name: {model_name} has no model*.safetensors, only {_listed(pickled)}; pickled weights "
             "can run code and are never loaded. Convert the model to safetensors (save_pretrained does)"
         )
     raise ModelFormatUnsupported(
-        f"base_model.model_name: {directory} has no model*.safetensors; it has {_listed(names)}"
+        f"base_model.model_name: {model_name} has no model*.safetensors; it has {_listed(names)}"
     )
 
 

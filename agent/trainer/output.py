@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 
 from agent.trainer.card import model_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from agent.trainer.model import AdaptedModel
 
 
-def write_output(directory: Path, adapted: AdaptedModel, facts: Mapping[str, Any]) -> None:
-    """Write everything and fsync it. What an earlier try left in the directory is written over.
+class Output:
+    """The attempt's result. Make it when the adapter is fresh: PiSSA's and OLoRA's result is the way from there.
 
-    Raises:
-        OSError: the disk is full or broken.
+    Those two take their part out of the base weights, so the adapter as trained would need a changed base model; what
+    is written is the difference, as plain LoRA of twice the rank, which every LoRA reader loads.
+
+    Args:
+        directory: where it goes; what an earlier try left there is written over.
+        adapted: the model before its first step.
     """
-    # Embeddings are never saved along: LoRA does not change them, and the base model has them.
-    adapted.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
-    (directory / "README.md").write_text(model_card(facts), encoding="utf-8")
-    document = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-    (directory / "provenance.json").write_text(document + "\n", encoding="utf-8")
-    sync_directory(directory)
+
+    def __init__(self, directory: Path, adapted: AdaptedModel) -> None:
+        self._directory = directory
+        self._adapted = adapted
+        self._beginning = None
+        if adapted.moves_base:
+            self._beginning = {
+                name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(adapted.model).items()
+            }
+
+    def write(self, facts: Mapping[str, Any]) -> None:
+        """Write everything and fsync it.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        # Embeddings are never saved along: LoRA does not change them, and the base model has them.
+        save = partial(self._adapted.model.save_pretrained, str(self._directory), save_embedding_layers=False)
+        if self._beginning is None:
+            save()
+        else:
+            with tempfile.TemporaryDirectory(dir=self._directory.parent) as initial:
+                save_file(self._beginning, Path(initial) / "adapter_model.safetensors")
+                save(path_initial_model_for_weight_conversion=initial)
+        (self._directory / "README.md").write_text(model_card(facts), encoding="utf-8")
+        document = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+        (self._directory / "provenance.json").write_text(document + "\n", encoding="utf-8")
+        sync_directory(self._directory)
 
 
 def sync_directory(directory: Path) -> None:

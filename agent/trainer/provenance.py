@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 CURVE_POINTS = 1000
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate")
+LISTED_EXAMPLES = 10_000
+"""Of a training set up to that size, the examples that each rank has seen are listed by number."""
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "bitsandbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,50 @@ class Finished:
     """None without an eval split."""
     digests: Mapping[str, str]
     """sha256 of the base model's files."""
+    ranks: Sequence[RankFacts]
+    """Every rank's, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankFacts:
+    """What one rank has done."""
+
+    rank: int
+    device: str
+    first_epoch: list[int]
+    padded_tokens: int
+    micro_batch_examples: int
+    adapter_sha256: str
+    """Of the trained parameters: the same on all ranks."""
+
+    def document(self, *, listed: bool) -> dict[str, Any]:
+        """As JSON; `listed`: with the numbers of the examples, not only their digest."""
+        numbers = sorted(self.first_epoch)
+        return {
+            "rank": self.rank,
+            "device": self.device,
+            "adapter_sha256": self.adapter_sha256,
+            "first_epoch": {
+                "examples": len(numbers),
+                "sha256": sha256(",".join(map(str, numbers)).encode()).hexdigest(),
+                **({"numbers": numbers} if listed else {}),
+            },
+        }
+
+
+def rank_facts(rank: int, adapted: AdaptedModel, history: History) -> RankFacts:
+    """What this rank has done."""
+    digest = sha256()
+    for parameter in adapted.trainable:
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return RankFacts(
+        rank=rank,
+        device=adapted.device.name,
+        first_epoch=history.first_epoch,
+        padded_tokens=history.padded_tokens,
+        micro_batch_examples=history.micro_batch_examples,
+        adapter_sha256=digest.hexdigest(),
+    )
 
 
 def provenance(finished: Finished) -> dict[str, Any]:
@@ -52,14 +99,16 @@ def provenance(finished: Finished) -> dict[str, Any]:
         "uid": assignment.uid,
         "attempt": assignment.attempt,
         "base_model": {
-            "model_name": assignment.model_name,
+            "model_name": assignment.model.name,
+            "commit": assignment.model.commit,
             "architectures": adapted.model.get_base_model().config.architectures,
-            "parameters": sum(parameter.numel() for parameter in adapted.model.get_base_model().parameters())
-            - adapted.trainable_count,
+            "parameters": adapted.parameters,
+            "dtype": assignment.customization.precision,
+            "quantization": adapted.quantization,
             "sha256": dict(finished.digests),
         },
         "adapter": {
-            "method": "lora",
+            "method": assignment.customization.method,
             "target_modules": list(adapted.target_modules),
             "trainable_parameters": adapted.trainable_count,
             "dtype": str(adapted.trainable[0].dtype).removeprefix("torch."),
@@ -67,20 +116,22 @@ def provenance(finished: Finished) -> dict[str, Any]:
         "datasets": finished.corpus.facts(),
         "training": {
             "seed": assignment.tuning.seed,
-            "precision": assignment.precision,
-            "world_size": 1,
+            "precision": assignment.customization.precision,
+            "world_size": assignment.world_size,
             "effective_batch_size": assignment.tuning.batch_size,
-            "micro_batch_size": history.micro_batch_examples,
+            "micro_batch_size": max(rank.micro_batch_examples for rank in finished.ranks),
             "steps": len(history.losses),
             "epochs": round(schedule.epoch(len(history.losses)), 4),
             "warmup_steps": schedule.warmup_steps,
             "lr_scheduler": schedule.kind,
             "peak_learning_rate": schedule.peak,
+            "gradient_checkpointing": assignment.tuning.gradient_checkpointing,
             "tokens": history.tokens,
             "trained_tokens": history.trained_tokens,
-            "padded_tokens": history.padded_tokens,
+            "padded_tokens": sum(rank.padded_tokens for rank in finished.ranks),
             "seconds": round(history.seconds, 3),
         },
+        "ranks": [rank.document(listed=len(finished.corpus.train) <= LISTED_EXAMPLES) for rank in finished.ranks],
         "losses": {
             "first": round(history.losses[0], 6),
             "last": round(history.losses[-1], 6),

@@ -79,3 +79,19 @@ class Reports:
     def finished(self) -> bool:
         """End well: `output/` is complete and on disk. False if the end was already told."""
         return self.append("finished")
+
+
+class Unheard(Reports):
+    """What the ranks other than rank 0 report to: nothing is written."""
+
+    def __init__(self) -> None:
+        return
+
+    @property
+    def ended(self) -> bool:
+        """Never: rank 0 and the leader speak."""
+        return False
+
+    def append(self, kind: str, **fields: Any) -> bool:  # noqa: ARG002 - dropped
+        """Drop it."""
+        return False

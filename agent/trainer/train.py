@@ -1,4 +1,10 @@
-"""The training loop: effective batch -> micro-batches -> gradient -> clip -> step, top to bottom (ADR 0005)."""
+"""The training loop, top to bottom (ADR 0005, ADR 0010).
+
+    effective batch -> this rank's share -> micro-batches -> gradient -> sum over the ranks -> clip -> step
+
+Every rank adds up losses, not means, and divides by the trained tokens of the whole effective batch: the sum over the
+ranks is then the very gradient that one rank would have computed.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from agent.trainer.data.batches import collate
-from agent.trainer.data.order import PassCost, effective_batches, micro_batches
+from agent.trainer.data.order import PassCost, effective_batches, micro_batches, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
+from agent.trainer.group import ALONE
 from agent.trainer.loss import summed_loss
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 
     from agent.trainer.assignment import Tuning
     from agent.trainer.data.tokens import Example
+    from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
     from agent.trainer.schedule import Schedule
 
@@ -37,18 +45,19 @@ class Step:
     grad_norm: float
     """Before clipping."""
     tokens: int
-    """Tokens of the examples, padding not counted."""
+    """Tokens of the effective batch's examples, padding not counted."""
     trained_tokens: int
     padded_tokens: int
+    """That this rank computed, padding included."""
     micro_batches: int
     micro_batch_examples: int
-    """Of the largest micro-batch."""
+    """Of this rank's largest micro-batch."""
     seconds: float
 
 
 @dataclass(slots=True)
 class History:
-    """All steps of a training, for its provenance."""
+    """All steps of a training as one rank made them, for its provenance."""
 
     losses: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -56,6 +65,8 @@ class History:
     padded_tokens: int = 0
     micro_batch_examples: int = 0
     seconds: float = 0.0
+    first_epoch: list[int] = field(default_factory=list)
+    """The examples that this rank trained on in the first epoch, by number, in order."""
 
     def add(self, step: Step) -> None:
         """Count a step in."""
@@ -75,13 +86,22 @@ class Trainer:
         examples: at least one.
         tuning: the job's.
         schedule: the steps and their learning rates.
+        group: the ranks that train together; each has all examples and a replica of the model.
     """
 
-    def __init__(self, adapted: AdaptedModel, examples: Sequence[Example], tuning: Tuning, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        examples: Sequence[Example],
+        tuning: Tuning,
+        schedule: Schedule,
+        group: Group = ALONE,
+    ) -> None:
         self.adapted = adapted
         self.examples = examples
         self.tuning = tuning
         self.schedule = schedule
+        self.group = group
         self.cost = adapted.device.cost
         """Its limit is halved when memory runs out."""
         self.parameters = adapted.trainable
@@ -98,17 +118,23 @@ class Trainer:
         """
         history = History()
         order = effective_batches(len(self.examples), batch_size=self.tuning.batch_size, seed=self.tuning.seed)
+        lengths = [len(example) for example in self.examples]
         self.adapted.model.train()
         for number in range(1, self.schedule.total_steps + 1):
-            step = self._step(number, [self.examples[index] for index in next(order)])
+            batch = next(order)
+            own = share(batch, lengths, rank=self.group.rank, size=self.group.size)
+            step = self._step(number, [self.examples[i] for i in batch], own=[self.examples[i] for i in own])
+            if number <= self.schedule.steps_per_epoch:
+                history.first_epoch += own
             history.add(step)
             on_step(step)
         return history
 
-    def _step(self, number: int, batch: Sequence[Example]) -> Step:
+    def _step(self, number: int, batch: Sequence[Example], *, own: Sequence[Example]) -> Step:
         began = time.perf_counter()
         trained_tokens = sum(example.trained_tokens for example in batch)
-        groups, loss = self._gradient(batch, trained_tokens)
+        groups, own_loss = self._gradient(own, trained_tokens)
+        loss = self._add_up(own_loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf)
         grad_norm = norm.item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -128,14 +154,28 @@ class Trainer:
             grad_norm=grad_norm,
             tokens=sum(len(example) for example in batch),
             trained_tokens=trained_tokens,
-            padded_tokens=sum(len(group) * max(len(batch[index]) for index in group) for group in groups),
+            padded_tokens=sum(len(group) * max(len(own[index]) for index in group) for group in groups),
             micro_batches=len(groups),
-            micro_batch_examples=max(len(group) for group in groups),
+            micro_batch_examples=max((len(group) for group in groups), default=0),
             seconds=time.perf_counter() - began,
         )
 
-    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[list[list[int]], float]:
-        """Accumulate the gradient of the mean loss over the effective batch; the micro-batches used, and that loss."""
+    def _add_up(self, own_loss: torch.Tensor) -> float:
+        """Make every rank's gradient that of the whole effective batch, in one exchange; the loss of it."""
+        for parameter in self.parameters:
+            if parameter.grad is None and self.group.size > 1:
+                # The last batch of an epoch may have fewer examples than there are ranks.
+                parameter.grad = torch.zeros_like(parameter)
+        self.group.add_up([own_loss, *(p.grad for p in self.parameters if p.grad is not None)])
+        return own_loss.item()
+
+    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[list[list[int]], torch.Tensor]:
+        """Accumulate the gradient of this rank's part of the mean loss; the micro-batches used, and that part.
+
+        Args:
+            batch: this rank's share of the effective batch.
+            trained_tokens: of the whole effective batch.
+        """
         while True:
             groups = micro_batches([len(example) for example in batch], self.cost)
             try:
@@ -145,7 +185,9 @@ class Trainer:
             # Outside the handler: the error's traceback holds the tensors of the pass that did not fit.
             self._halve(groups, batch)
 
-    def _accumulate(self, batch: Sequence[Example], groups: Sequence[Sequence[int]], trained_tokens: int) -> float:
+    def _accumulate(
+        self, batch: Sequence[Example], groups: Sequence[Sequence[int]], trained_tokens: int
+    ) -> torch.Tensor:
         total = torch.zeros((), device=self.adapted.device.torch_device)
         for group in groups:
             micro = collate(
@@ -154,7 +196,7 @@ class Trainer:
             loss = summed_loss(self.adapted, micro) / trained_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        return total.item()
+        return total
 
     def _halve(self, groups: Sequence[Sequence[int]], batch: Sequence[Example]) -> None:
         """Go on with half of what did not fit; the effective batch stays."""

@@ -1,17 +1,22 @@
-"""One attempt from its assignment to its output, top to bottom.
+"""One attempt from its assignment to its output, top to bottom, as one of its ranks goes through it.
 
 The order is by price: what can fail is checked before what costs more. Refused specs, missing models and
-broken rows are told within milliseconds, before torch is imported.
+broken rows are told within milliseconds, before torch is imported. What one rank is enough for, rank 0 does: reading
+and tokenizing, the digests, the reports, the output.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.trainer.assignment import parse
-from agent.trainer.corpus import read_corpus, tokenize_corpus
+from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
+from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import isolate
+from agent.trainer.leader import RENDEZVOUS
+from agent.trainer.metrics import MetricsRecorder
 from agent.trainer.model_files import BackgroundDigests, inspect_model
 from agent.trainer.progress import ProgressMeter
 from agent.trainer.schedule import schedule_for
@@ -21,76 +26,102 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.trainer.assignment import Assignment
-    from agent.trainer.corpus import Corpus
+    from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
     from agent.trainer.model_files import ModelFiles
     from agent.trainer.reports import Reports
     from agent.trainer.schedule import Schedule
+    from agent.trainer.train import Step
 
 log = logging.getLogger("trainer")
 
 
-def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports: Reports) -> None:
-    """Train, and leave a complete `output/` on disk. Writes no terminal report.
+def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports: Reports, *, rank: int = 0) -> None:
+    """Train as that rank; as rank 0, leave a complete `output/` on disk. Writes no terminal report.
 
     Raises:
         TrainingFailure: what the user or the platform has to mend.
     """
-    assignment = parse(document)
-    isolate(assignment.devices)
+    assignment = parse(document, read_inputs(attempt_directory))
+    isolate(assignment.devices[rank : rank + 1])
     reports.phase("FETCHING_MODEL")
-    files = inspect_model(assignment.model_name)
+    files = inspect_model(assignment.model.path, called=assignment.model.name)
     reports.phase("PREPARING_DATA")
-    corpus = read_corpus(assignment.datasets)
-    _train(assignment, files, corpus, attempt_directory / "output", reports)
+    corpus = read_corpus(assignment.datasets) if rank == 0 else Corpus([])
+    _train(assignment, files, corpus, _Rank(attempt_directory, rank, reports))
 
 
-def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, output: Path, reports: Reports) -> None:
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """Who trains, where, and whom it tells."""
+
+    directory: Path
+    number: int
+    reports: Reports
+
+
+def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank) -> None:
     """The part that needs torch."""
     from agent.trainer import device, model
+    from agent.trainer.data.sharing import share_examples
+    from agent.trainer.group import join
     from agent.trainer.loss import Evaluation, mean_loss
-    from agent.trainer.output import write_output
-    from agent.trainer.provenance import Finished, provenance
+    from agent.trainer.output import Output
+    from agent.trainer.provenance import Finished, provenance, rank_facts
     from agent.trainer.train import Trainer
 
-    digests = BackgroundDigests(files)
-    tuning = assignment.tuning
-    place = device.choose(assignment.precision, wants_gpu=bool(assignment.devices))
-    tokenizer = model.load_tokenizer(files)
-    tokenize_corpus(
-        corpus,
-        tokenizer,
-        chat_template=tuning.chat_template,
-        max_length=model.max_length(tuning, files),
-        reports=reports,
+    reports, tuning = rank.reports, assignment.tuning
+    digests = BackgroundDigests(files) if rank.number == 0 else None
+    place = device.choose(assignment.customization.precision, wants_gpu=bool(assignment.devices))
+    group = join(
+        rank.directory / RENDEZVOUS, rank=rank.number, size=assignment.world_size, cuda=bool(assignment.devices)
     )
-    base = model.load_base(files, precision=assignment.precision, device=place)
+    tokenizer = model.load_tokenizer(files)
+    if group.first:
+        limit = model.max_length(tuning, files)
+        tokenize_corpus(corpus, tokenizer, chat_template=tuning.chat_template, max_length=limit, reports=reports)
+    base = model.load_base(files, assignment.customization, place)
     adapted = model.adapt(base, assignment, tokenizer, place)
+    group.take_from_first(adapted.trainable)
+    model.seed_dropout(tuning.seed, rank.number)
+    output = Output(rank.directory / "output", adapted)
+    corpus.train, corpus.eval = share_examples(group, corpus.train), share_examples(group, corpus.eval)
     schedule = schedule_for(tuning, examples=len(corpus.train))
-    _log_start(corpus, adapted, schedule)
+    _log_start(corpus, adapted, schedule, group)
 
     before = None
     if corpus.eval:
         reports.phase("EVALUATING")
-        before = mean_loss(adapted, corpus.eval, group=tuning.batch_size)
+        before = mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group)
     reports.phase("TRAINING")
     meter = ProgressMeter(reports, schedule, memory_bytes=place.peak_memory_bytes)
-    history = Trainer(adapted, corpus.train, tuning, schedule).run(meter.on_step)
+    metrics = MetricsRecorder(reports, total_steps=schedule.total_steps)
+
+    def on_step(step: Step) -> None:
+        metrics.on_step(step)
+        meter.on_step(step)
+
+    history = Trainer(adapted, corpus.train, tuning, schedule, group).run(on_step)
     evaluation = None
     if before is not None:
         reports.phase("EVALUATING")
-        evaluation = Evaluation(before, mean_loss(adapted, corpus.eval, group=tuning.batch_size))
+        after = mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group)
+        evaluation = Evaluation(before, after)
         meter.on_evaluation(evaluation)
 
-    finished = Finished(assignment, corpus, adapted, schedule, history, evaluation, digests.result())
-    write_output(output, adapted, provenance(finished))
+    ranks = group.gather(rank_facts(group.rank, adapted, history))
+    if digests is not None:
+        finished = Finished(assignment, corpus, adapted, schedule, history, evaluation, digests.result(), ranks)
+        output.write(provenance(finished))
 
 
-def _log_start(corpus: Corpus, adapted: AdaptedModel, schedule: Schedule) -> None:
+def _log_start(corpus: Corpus, adapted: AdaptedModel, schedule: Schedule, group: Group) -> None:
     log.info(
-        "examples=%d trained_tokens=%d steps=%d trainable_parameters=%d target_modules=%s device=%s",
+        "rank=%d/%d examples=%d trained_tokens=%d steps=%d trainable_parameters=%d target_modules=%s device=%s",
+        group.rank,
+        group.size,
         len(corpus.train),
-        corpus.counts["train"].trained_tokens,
+        sum(example.trained_tokens for example in corpus.train),
         schedule.total_steps,
         adapted.trainable_count,
         ",".join(adapted.target_modules),

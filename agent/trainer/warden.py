@@ -13,6 +13,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from agent.trainer.failures import describe_deadline
+
 if TYPE_CHECKING:
     from agent.trainer.reports import Reports
 
@@ -42,6 +44,5 @@ def _watch(reports: Reports, deadline_seconds: float | None, awaited: set[signal
         return
     if terminated:
         os._exit(TERMINATED_STATUS)
-    message = f"resources.max_duration_minutes: the {seconds:.0f} s that were left for this job at its start are over"
-    if reports.failed("DEADLINE_EXCEEDED", message):
+    if reports.failed("DEADLINE_EXCEEDED", describe_deadline(seconds)):
         os._exit(FAILED_STATUS)

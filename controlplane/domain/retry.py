@@ -28,6 +28,7 @@ REASONS: dict[str, Policy] = {
     "DATASET_EMPTY": Policy.NEVER,
     "DATASET_INVALID": Policy.NEVER,
     "DEADLINE_EXCEEDED": Policy.NEVER,
+    "LAYERS_NOT_FOUND": Policy.NEVER,
     "LOSS_NOT_FINITE": Policy.NEVER,
     "MODEL_FORMAT_UNSUPPORTED": Policy.NEVER,
     "MODEL_NOT_FOUND": Policy.NEVER,

@@ -84,6 +84,7 @@ def _assignment(changes: Changes, job: Job, attempt: Attempt) -> dict[str, Any]:
         "attempt": attempt.number,
         "spec": effective,
         "devices": [] if simulated else [str(device) for device in attempt.devices],
+        "world_size": max(1, len(attempt.devices)),
         "deadline_seconds": None if minutes is None else _left(changes, job, attempt, minutes * 60.0),
     }
 

@@ -374,10 +374,39 @@ def _later() -> Iterator[BadRequest]:
         ("export.push_to_hub", "owner/name"),
     ):
         yield _local(f"later {path}", path, value, (told(path), said))
-    config = {"task_type": "CAUSAL_LM", "use_rslora": True}
-    yield _local(
-        "later peft.config", "customization.peft.config", config, ("customization.peft.config.use_rslora", said)
-    )
+
+
+def _peft_config() -> Iterator[BadRequest]:
+    """Each on its own in `customization.peft.config`: a field of PEFT's with a value, and the reason that refuses it."""
+    for name, value, reason in (
+        ("use_rslorra", True, "UNKNOWN_FIELD"),
+        ("use_rslora", "yes", "WRONG_TYPE"),
+        ("use_rslora", 1, "WRONG_TYPE"),
+        ("bias", "some", "UNKNOWN_VALUE"),
+        ("bias", ["all"], "WRONG_TYPE"),
+        ("bias", "all", "CONTRADICTION"),
+        ("modules_to_save", ["lm_head"], "CONTRADICTION"),
+        ("init_lora_weights", "loftq", "NOT_YET_SUPPORTED"),
+        ("init_lora_weights", "eva", "NOT_YET_SUPPORTED"),
+        ("init_lora_weights", "corda", "NOT_YET_SUPPORTED"),
+        ("init_lora_weights", "pissa_niter_4", "NOT_YET_SUPPORTED"),
+        ("init_lora_weights", "turbo", "UNKNOWN_VALUE"),
+        ("rank_pattern", {"q_proj": 0}, "OUT_OF_RANGE"),
+        ("rank_pattern", {"q_proj": 2.5}, "OUT_OF_RANGE"),
+        ("rank_pattern", {"q_(proj": 4}, "MALFORMED"),
+        ("alpha_pattern", {"q_proj": 0}, "OUT_OF_RANGE"),
+        ("layers_to_transform", [-1], "OUT_OF_RANGE"),
+        ("layers_to_transform", "0", "WRONG_TYPE"),
+        ("layers_pattern", "h", "NOT_YET_SUPPORTED"),
+        ("exclude_modules", "(", "MALFORMED"),
+        ("megatron_core", "os", "NOT_ALLOWED"),
+        ("base_model_name_or_path", "/etc", "NOT_ALLOWED"),
+        ("revision", "main", "NOT_ALLOWED"),
+        ("auto_mapping", {"base_model_class": "x"}, "NOT_ALLOWED"),
+        ("trainable_token_indices", [1], "NOT_YET_SUPPORTED"),
+    ):
+        path = "customization.peft.config"
+        yield _local(f"peft.config.{name} {value!r}", path, {name: value}, (f"{path}.{name}", reason))
 
 
 def wrong_value(field: Field) -> Any:
@@ -416,6 +445,7 @@ BAD_SPECS = (
     *_urls(),
     *_contradictions(),
     *_later(),
+    *_peft_config(),
     *_from_the_table(),
 )
 BAD_REQUESTS = BAD_BODIES + BAD_SPECS

@@ -1,9 +1,9 @@
-"""Makes a tiny but real base model on the spot: Llama's architecture, a trained byte-level tokenizer, a chat template."""
+"""Makes tiny but real base models on the spot: three architectures, a trained byte-level tokenizer, a chat template."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,34 +21,54 @@ CORPUS = (
 )
 
 
-def write_tiny_model(directory: Path, *, chat_template: str | None = CHATML, positions: int = 256) -> Path:
-    """Write a 2-layer Llama (about 60,000 parameters) with its tokenizer; the same bytes every time.
+#: What a test can ask for; all but Llama have three blocks.
+ARCHITECTURES = ("llama", "gpt2", "qwen2")
+
+
+def write_tiny_model(
+    directory: Path, *, chat_template: str | None = CHATML, positions: int = 256, architecture: str = ""
+) -> Path:
+    """Write a model (about 60,000 parameters) with its tokenizer; the same bytes every time.
+
+    Args:
+        directory: where to.
+        chat_template: None leaves it out.
+        positions: the longest sequence.
+        architecture: one of ARCHITECTURES, with 3 blocks; empty: a Llama of 2.
 
     Returns:
-        The directory: config, safetensors, tokenizer, chat template unless None.
+        The directory: config, safetensors, tokenizer, chat template.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     tokenizer = _tokenizer(chat_template)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    config = _config(architecture or "llama", blocks=3 if architecture else 2, positions=positions)
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def _config(architecture: str, *, blocks: int, positions: int) -> Any:
+    from transformers import GPT2Config, LlamaConfig, Qwen2Config
+
+    if architecture == "gpt2":
+        return GPT2Config(n_embd=48, n_inner=96, n_layer=blocks, n_head=4, n_positions=positions, initializer_range=0.1)
+    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
+    return kind(
         hidden_size=48,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=blocks,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=positions,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.1,  # wide enough that a small learning rate shows
     )
-    LlamaForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
 
 
 def _tokenizer(chat_template: str | None):

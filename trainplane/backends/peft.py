@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trainplane.backends import peft_config
+
 if TYPE_CHECKING:
     from trainplane.backends.backend import Finding
 
@@ -14,10 +16,13 @@ class Peft:
     name = "peft"
 
     def validate(self, effective_spec: dict[str, Any]) -> list[Finding]:
-        """Refuse any option: there are none."""
+        """Refuse any option, for there are none, and what `customization.peft.config` may not hold."""
         return [
-            (f"backend_options.{key[:60]}", "UNKNOWN_FIELD", "backend peft has no options of its own")
-            for key in effective_spec.get("backend_options", {})
+            *(
+                (f"backend_options.{key[:60]}", "UNKNOWN_FIELD", "backend peft has no options of its own")
+                for key in effective_spec.get("backend_options", {})
+            ),
+            *peft_config.problems(effective_spec.get("customization", {})),
         ]
 
     def command(self, python: str, attempt_dir: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The order of the examples, and how an effective batch is cut into micro-batches. Pure.
+"""The order of the examples, their share for each rank, and how that is cut into micro-batches. Pure.
 
 An effective batch is what the user asked for; its micro-batches are ours: examples of like length together, padded to
 the longest of each, as few tokens computed as the device's own cost of a pass makes worthwhile.
@@ -37,6 +37,25 @@ def effective_batches(count: int, *, batch_size: int, seed: int) -> Iterator[lis
         for start in range(0, count, batch_size):
             yield order[start : start + batch_size]
         epoch += 1
+
+
+def share(batch: Sequence[int], lengths: Sequence[int], *, rank: int, size: int) -> list[int]:
+    """What of an effective batch one rank trains on: disjoint, together the whole, as equal in number as can be.
+
+    Ranks wait for each other at every step, so their shares should take alike: the longest examples are dealt first, in
+    turns that go back and forth.
+
+    Args:
+        batch: indices of examples.
+        lengths: of all examples, by index.
+        rank: whose share.
+        size: how many ranks there are.
+    """
+    if size == 1:
+        return list(batch)
+    order = sorted(batch, key=lambda index: -lengths[index])
+    there_and_back = (*range(size), *reversed(range(size)))
+    return [index for place, index in enumerate(order) if there_and_back[place % len(there_and_back)] == rank]
 
 
 def micro_batches(lengths: Sequence[int], cost: PassCost) -> list[list[int]]:

@@ -18,7 +18,6 @@ from agent.trainer.failures import (
     ConfigInvalid,
     DatasetEmpty,
     DatasetInvalid,
-    NotYetSupported,
     StorageDenied,
 )
 
@@ -104,6 +103,7 @@ def read_dataset(source: DatasetSource) -> Dataset:
         ConfigInvalid, NotYetSupported: the source's URI or `columns` is no good.
     """
     path = local_path(source)
+    shown = source.source if source.fetched else str(path)
     _check_columns(source)
     try:
         content = path.read_bytes()
@@ -113,9 +113,9 @@ def read_dataset(source: DatasetSource) -> Dataset:
         raise DatasetInvalid(f"{source.path}.source: {path} is a directory; name a .jsonl file") from error
     except PermissionError as error:
         raise StorageDenied(f"{source.path}.source: {path} may not be read by the trainer's user") from error
-    objects = list(_objects(source, path, content))
+    objects = list(_objects(source, shown, content))
     if not objects:
-        raise DatasetEmpty(f"{source.path}.source: {path} has no rows")
+        raise DatasetEmpty(f"{source.path}.source: {shown} has no rows")
     kind = _kind_of(source, *objects[0])
     build = BUILDERS[kind]
     rows = [Row(where, build(_Fields(where, record, source.columns))) for where, record in objects]
@@ -123,10 +123,12 @@ def read_dataset(source: DatasetSource) -> Dataset:
 
 
 def local_path(source: DatasetSource) -> Path:
-    """The path of a `file://` URI on this machine."""
+    """The path of the rows on this machine: what was fetched, or what a `file://` URI names."""
+    if source.fetched:
+        return Path(source.fetched)
     parts = urlsplit(source.source)
     if parts.scheme in {"s3", "https", "hf"}:
-        raise NotYetSupported(f"{source.path}.source: {parts.scheme}: sources are not supported yet; use file://")
+        raise ConfigInvalid(f"{source.path}.source: {source.source} was not fetched to this node (no inputs.json)")
     if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
         raise ConfigInvalid(f"{source.path}.source: must be file:// and an absolute path, got {source.source}")
     path = unquote(parts.path)
@@ -143,12 +145,12 @@ def _check_columns(source: DatasetSource) -> None:
             )
 
 
-def _objects(source: DatasetSource, path: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every line that is not blank, as (where, object)."""
+def _objects(source: DatasetSource, shown: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every line that is not blank, as (where, object); `shown` is what messages call the file."""
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
-        where = f"{source.path}.source: row {number} of {path}"
+        where = f"{source.path}.source: row {number} of {shown}"
         try:
             record = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:

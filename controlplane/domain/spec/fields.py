@@ -130,9 +130,8 @@ _CUSTOMIZATION = (
     _text(
         name="method",
         required=True,
-        choices=("lora",),
+        choices=("lora", "qlora"),
         later=(
-            "qlora",
             "dora",
             "adalora",
             "ia3",

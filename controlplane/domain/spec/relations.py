@@ -161,6 +161,7 @@ def _is_local_only(seen: Seen) -> bool:
 
 
 def _peft_config(seen: Seen, spoiled: frozenset[str]) -> Iterator[Violation]:
+    """Of PEFT's fields those that have their own place here; the others are the backend's to judge."""
     custom = seen.effective["customization"]
     path = "customization.peft.config"
     for key, value in (seen.given("customization", "peft") or {}).get("config", {}).items():
@@ -170,11 +171,15 @@ def _peft_config(seen: Seen, spoiled: frozenset[str]) -> Iterator[Violation]:
                 yield Violation(at, problem.CONTRADICTION, "must be CAUSAL_LM: that is what is trained here")
         elif key in PEFT_OWN_PLACES:
             own = PEFT_OWN_PLACES[key]
-            agrees = value == custom.get(own) or (own == "method" and str(value).lower() == custom.get(own))
+            agrees = value == custom.get(own) or (own == "method" and str(value).lower() == _peft_type(custom))
             if not agrees and f"customization.{own}" not in spoiled:
                 yield Violation(at, problem.CONTRADICTION, f"must agree with customization.{own}; better leave it out")
-        else:
-            yield Violation(at, problem.NOT_YET_SUPPORTED, "further fields of PEFT's configuration come later")
+
+
+def _peft_type(custom: dict[str, Any]) -> str | None:
+    """The method in PEFT's words: what qlora puts into its quantized base is a LoRA."""
+    method: str | None = custom.get("method")
+    return "lora" if method == "qlora" else method
 
 
 def _places(seen: Seen) -> Iterator[Violation]:

@@ -25,16 +25,12 @@ def not_yet_runnable(effective: dict[str, Any]) -> tuple[Violation, ...]:
 
 
 def _inputs(effective: dict[str, Any]) -> list[tuple[str, str]]:
-    model, custom = effective["base_model"], effective["customization"]
+    model = effective["base_model"]
     found = []
     if model["provider"] != "local":
         found.append(("base_model.provider", f"models from {model['provider']} come later; today: local"))
     if "weights_url" in model:
         found.append(("base_model.weights_url", "weights from elsewhere come later"))
-    if "trainable_layers" in custom:
-        found.append(("customization.trainable_layers", "training of chosen blocks comes later"))
-    if effective["resources"]["gpus"] > 1:
-        found.append(("resources.gpus", "training on several GPUs comes later; today: 0 or 1"))
     found += [
         (f"datasets[{index}].source", "datasets outside file:// come later")
         for index, dataset in enumerate(effective["datasets"])

@@ -228,7 +228,8 @@ async def test_a_stand_in_node_gives_its_trainers_no_device(
     agent.start()
     job = await control_plane.assign(mock_spec(tmp_path, **QUICK), devices=["0", "1"])
     await until(lambda: job.last("published"))
-    assert json.loads((agent.directory(job) / "assignment.json").read_text())["devices"] == []
+    assignment = json.loads((agent.directory(job) / "assignment.json").read_text())
+    assert (assignment["devices"], assignment["world_size"]) == ([], 2)
     inventory = control_plane.syncs[-1].inventory
     assert inventory.simulated
     assert (len(inventory.gpus), inventory.cpus) == (2, 32)

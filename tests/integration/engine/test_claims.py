@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from nacl.public import PrivateKey, SealedBox
@@ -48,6 +49,20 @@ async def test_the_same_nonce_gets_the_same_answer_and_another_none(tmp_path):
         assert (await Agent(here, "gpu-02").claim(ref, b"a" * 16)).reason == "UNKNOWN_ATTEMPT"
         assert (await agent.claim(AttemptRef(ref.job_uid, 2))).reason == "UNKNOWN_ATTEMPT"
         assert (await agent.claim(AttemptRef("01KNOBODY", 1))).reason == "UNKNOWN_ATTEMPT"
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    ("gpus", "simulated", "said"), [(0, True, ([], 1)), (2, True, ([], 2)), (2, False, (["0", "1"], 2))]
+)
+async def test_the_assignment_has_a_rank_for_each_device_also_of_a_stand_in(tmp_path, gpus, simulated, said):
+    async with world(tmp_path) as here:
+        agent = Agent(here, gpus=4)
+        agent.inventory = replace(agent.inventory, simulated=simulated)
+        await agent.sync()
+        answer = await agent.claim(await assigned(here, agent, resources={"gpus": gpus}))
+        assignment = json.loads(answer.assignment_json)
+        assert (assignment["devices"], assignment["world_size"]) == said
 
 
 @in_virtual_time

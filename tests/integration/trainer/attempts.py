@@ -45,6 +45,11 @@ class Attempt:
         document = {"uid": "01JTEST", "job_id": "demo", "project": "default", "attempt": 1, "devices": [], "spec": spec}
         (self.directory / "assignment.json").write_text(json.dumps(document))
 
+    def set_ranks(self, ranks: int) -> None:
+        """Train with that many ranks on the CPU, as a stand-in inventory does."""
+        path = self.directory / "assignment.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": ranks}))
+
     def run(self) -> int:
         """Train in this process; the exit status."""
         return attend(self.directory, Reports(self.directory), watch=lambda _deadline: None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.trainer.attempts import Attempt
+from tests.integration.trainer.process import starting
 from tests.support.tiny_models import write_tiny_model
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def tokenizer(tiny_model: Path) -> Any:
 @pytest.fixture
 def attempt(tmp_path: Path, tiny_model: Path) -> Attempt:
     return Attempt(tmp_path, tiny_model)
+
+
+@pytest.fixture
+def start() -> Any:
+    """Starts a trainer as a process."""
+    yield from starting()
 
 
 @pytest.fixture(scope="session")

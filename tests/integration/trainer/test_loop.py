@@ -47,14 +47,14 @@ def make_trainer(tiny_model: Path) -> Callable[..., Any]:
 
         spec = {
             "base_model": {"model_name": str(tiny_model)},
-            "customization": {"rank": 4, "precision": "fp32", "lora_dropout": dropout},
+            "customization": {"method": "lora", "rank": 4, "precision": "fp32", "lora_dropout": dropout},
             "datasets": [{"source": "file:///unused"}],
             "tuning_parameters": {"batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, **tuning},
         }
         assignment = parse({"spec": spec})
         files = inspect_model(str(tiny_model))
         place = Device(torch.device("cpu"), "cpu", cost)
-        base = model.load_base(files, precision="fp32", device=place)
+        base = model.load_base(files, assignment.customization, place)
         adapted = model.adapt(base, assignment, model.load_tokenizer(files), place)
         return Trainer(adapted, examples(), assignment.tuning, schedule_for(assignment.tuning, examples=8))
 

@@ -8,62 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.integration.trainer.process import ROOT
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.integration.trainer.attempts import Attempt
-
-ROOT = Path(__file__).parents[3]
-
-
-class Process:
-    """A trainer started as an agent would, but for the shim."""
-
-    def __init__(self, module: str, directory: Path) -> None:
-        self.directory = directory
-        with (directory / "log").open("ab") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", module, str(directory)],
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    @property
-    def lines(self) -> list[str]:
-        path = self.directory / "reports.jsonl"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def kinds(self) -> list[str]:
-        return [json.loads(line)["kind"] for line in self.lines]
-
-    def wait(self, seconds: float = 60) -> int:
-        return self.popen.wait(seconds)
-
-
-@pytest.fixture
-def start() -> Iterator[Any]:
-    started: list[Process] = []
-
-    def begin(module: str, directory: Path) -> Process:
-        started.append(Process(module, directory))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        if process.popen.poll() is None:
-            process.popen.kill()
-            process.popen.wait()
 
 
 def fake(directory: Path, *, deadline_seconds: float | None = None, **knobs: Any) -> Path:
@@ -130,7 +85,7 @@ def test_the_fake_keeps_the_contract(tmp_path: Path, start: Any):
     )
     assert process.wait() == 0
     assert process.kinds() == ["started", *["phase"] * 3, *["progress"] * 3, "phase", "progress", "finished"]
-    assert (tmp_path / "log").read_text().count("line=") == 6
+    assert process.log.count("line=") == 6
     from safetensors import safe_open
 
     with safe_open(tmp_path / "output" / "adapter_model.safetensors", framework="np") as weights:

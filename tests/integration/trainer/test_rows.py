@@ -15,7 +15,6 @@ from agent.trainer.failures import (
     ConfigInvalid,
     DatasetEmpty,
     DatasetInvalid,
-    NotYetSupported,
     StorageDenied,
     TrainingFailure,
 )
@@ -116,9 +115,9 @@ def test_a_file_without_rows_is_empty(file: Path, content: bytes):
     [
         ("file:///nowhere/a.jsonl", DatasetInvalid, "there is no file /nowhere/a.jsonl"),
         ("file:///tmp", DatasetInvalid, "is a directory"),
-        ("s3://bucket/a.jsonl", NotYetSupported, "use file://"),
-        ("https://example.com/a.jsonl", NotYetSupported, "use file://"),
-        ("hf:owner/name@main", NotYetSupported, "use file://"),
+        ("s3://bucket/a.jsonl", ConfigInvalid, "was not fetched to this node"),
+        ("https://example.com/a.jsonl", ConfigInvalid, "was not fetched to this node"),
+        ("hf:owner/name@main", ConfigInvalid, "was not fetched to this node"),
         ("file://host/a.jsonl", ConfigInvalid, "absolute path"),
         ("/data/a.jsonl", ConfigInvalid, "absolute path"),
         ("file:///a%00b", ConfigInvalid, "NUL"),

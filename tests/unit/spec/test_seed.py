@@ -102,8 +102,6 @@ def test_the_fake_trainer_needs_neither_model_nor_rows():
     [
         ("base_model", {"model_name": "owner/name"}, "base_model.provider"),
         ("base_model.weights_url", "s3://bucket/weights/", "base_model.weights_url"),
-        ("customization.trainable_layers", ["layers.0"], "customization.trainable_layers"),
-        ("resources.gpus", 2, "resources.gpus"),
         ("datasets[].source", "s3://bucket/rows.jsonl", "datasets[0].source"),
         ("artifacts.output_uri", "s3://bucket/out/", "artifacts.output_uri"),
         ("artifacts.log_uri", "s3://bucket/logs/", "artifacts.log_uri"),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from agent.trainer.assignment import ALL_LINEAR, Lora, Tuning, deadline_seconds, parse
-from agent.trainer.failures import ConfigInvalid, NotYetSupported, TrainingFailure
+from agent.trainer.assignment import Tuning, deadline_seconds, parse, world_size
+from agent.trainer.customization import ALL_LINEAR, Customization, Lora, Quantization
+from agent.trainer.failures import ConfigInvalid, NotYetSupported, PrecisionUnsupported, TrainingFailure
+from agent.trainer.inputs import FetchedModel, Inputs
 
 SPEC: dict[str, Any] = {
     "base_model": {"provider": "local", "model_name": "/models/tiny"},
@@ -24,10 +26,10 @@ def parsed(**changes: Any):
 def test_a_small_spec_gets_the_defaults():
     assignment = parsed()
     assert (assignment.uid, assignment.job_id, assignment.attempt) == ("u", "demo", 2)
-    assert assignment.model_name == "/models/tiny"
-    assert assignment.precision == "bf16"
+    assert assignment.model == FetchedModel(path="/models/tiny", name="/models/tiny", commit="")
     assert assignment.tuning == Tuning()
-    assert assignment.lora == Lora()
+    assert assignment.customization == Customization("lora", "bf16", Lora(), None)
+    assert assignment.world_size == 1
 
 
 def test_every_field_arrives_where_it_belongs():
@@ -49,9 +51,9 @@ def test_every_field_arrives_where_it_belongs():
     ]
     assignment = parsed(tuning_parameters=tuning, customization=customization, datasets=datasets)
     assert assignment.tuning == Tuning(**tuning)
-    assert (assignment.lora.rank, assignment.lora.alpha, assignment.lora.dropout) == (16, 32, 0.05)
-    assert assignment.lora.target_modules == ("q_proj",)
-    assert assignment.precision == "fp32"
+    lora = assignment.customization.lora
+    assert (lora.rank, lora.alpha, lora.dropout, lora.target_modules) == (16, 32, 0.05, ("q_proj",))
+    assert assignment.customization.precision == "fp32"
     assert [(d.index, d.source, d.split, dict(d.columns)) for d in assignment.datasets] == [
         (0, "file:///a", "train", {"prompt": "q"}),
         (1, "file:///b", "eval", {}),
@@ -64,11 +66,11 @@ def test_null_and_absent_are_the_same():
         customization={"method": "lora", "rank": None, "target_modules": None},
     )
     assert assignment.tuning == Tuning()
-    assert assignment.lora == Lora()
+    assert assignment.customization.lora == Lora()
 
 
 def test_one_name_may_stand_for_a_list_of_one():
-    assert parsed(customization={"target_modules": ALL_LINEAR}).lora.target_modules == (ALL_LINEAR,)
+    assert parsed(customization={"target_modules": ALL_LINEAR}).customization.lora.target_modules == (ALL_LINEAR,)
 
 
 def test_the_blocks_of_other_methods_are_left_alone():
@@ -77,7 +79,38 @@ def test_the_blocks_of_other_methods_are_left_alone():
         "qlora": {"use_double_quant": True},
         "peft": {"use": True, "config": {"task_type": "CAUSAL_LM"}},
     }
-    assert parsed(customization=customization).lora.rank == 16
+    assert parsed(customization=customization).customization == Customization()
+
+
+def test_qlora_s_block_is_read_for_qlora():
+    block = {"use_double_quant": False, "bnb_4bit_compute_dtype": "float32", "bnb_4bit_quant_type": "fp4"}
+    read = parsed(customization={"method": "qlora", "qlora": block}).customization
+    assert read.quantization == Quantization(kind="fp4", double=False, compute_dtype="float32")
+    assert parsed(customization={"method": "qlora"}).customization.quantization == Quantization()
+
+
+def test_peft_s_own_fields_go_to_peft_but_those_with_a_place_here():
+    config = {"task_type": "CAUSAL_LM", "r": 16, "use_rslora": True, "layers_to_transform": [0, 3]}
+    lora = parsed(customization={"method": "lora", "peft": {"config": config}}).customization.lora
+    assert dict(lora.config) == {"use_rslora": True}
+    assert lora.trainable_layers == ("layers.0", "layers.3")
+
+
+def test_what_was_fetched_is_read_from_there_and_called_by_its_name():
+    model = FetchedModel(path="/cache/x", name="owner/name", commit="abc")
+    spec = {
+        **SPEC,
+        "base_model": {"provider": "huggingface", "model_name": "owner/name"},
+        "datasets": [{"source": "s3://b/a.jsonl"}, {"source": "file:///b.jsonl"}],
+    }
+    assignment = parse({"spec": spec}, Inputs(model, ("/inputs/a.jsonl", "/b.jsonl")))
+    assert assignment.model == model
+    assert [(d.source, d.fetched) for d in assignment.datasets] == [
+        ("s3://b/a.jsonl", "/inputs/a.jsonl"),
+        ("file:///b.jsonl", "/b.jsonl"),
+    ]
+    with pytest.raises(ConfigInvalid, match="1 paths for the spec's 2 datasets"):
+        parse({"spec": spec}, Inputs(model, ("/inputs/a.jsonl",)))
 
 
 REFUSED = [
@@ -86,9 +119,9 @@ REFUSED = [
     ({"base_model": {"provider": "local"}}, ConfigInvalid, "base_model.model_name"),
     ({"base_model": {"model_name": "/m", "weights_url": "s3://b/m/"}}, NotYetSupported, "base_model.weights_url"),
     ({"customization": {"method": "dora"}}, NotYetSupported, "customization.method"),
-    ({"customization": {"precision": "fp16"}}, NotYetSupported, "customization.precision"),
+    ({"customization": {"precision": "fp16"}}, PrecisionUnsupported, "customization.precision"),
     ({"customization": {"precision": "int1"}}, ConfigInvalid, "customization.precision"),
-    ({"customization": {"trainable_layers": ["layers.0"]}}, NotYetSupported, "customization.trainable_layers"),
+    ({"customization": {"method": "qlora", "qlora": {"bnb_4bit_quant_type": "int4"}}}, ConfigInvalid, "customization.qlora.bnb_4bit_quant_type"),
     ({"customization": {"rank": 0}}, ConfigInvalid, "customization.rank"),
     ({"customization": {"lora_alpha": 0}}, ConfigInvalid, "customization.lora_alpha"),
     ({"customization": {"rank": 1.5}}, ConfigInvalid, "customization.rank"),
@@ -96,14 +129,14 @@ REFUSED = [
     ({"customization": {"lora_dropout": 1}}, ConfigInvalid, "customization.lora_dropout"),
     ({"customization": {"target_modules": [1]}}, ConfigInvalid, "customization.target_modules"),
     ({"customization": {"peft": {"use": False}}}, ConfigInvalid, "customization.peft.use"),
-    ({"customization": {"peft": {"config": {"use_rslora": True}}}}, NotYetSupported, "customization.peft.config.use_rslora"),
+    ({"customization": {"peft": {"config": {"use_rslora": 1}}}}, ConfigInvalid, "customization.peft.config.use_rslora"),
+    ({"customization": {"peft": {"config": {"init_lora_weights": "eva"}}}}, NotYetSupported, "customization.peft.config.init_lora_weights"),
     ({"customization": {"peft": {"config": {"task_type": "SEQ_CLS"}}}}, NotYetSupported, "customization.peft.config.task_type"),
     ({"datasets": []}, ConfigInvalid, "datasets"),
     ({"datasets": ["x"]}, ConfigInvalid, "datasets[0]"),
     ({"datasets": [{"source": "file:///a", "split": "eval"}]}, ConfigInvalid, "datasets"),
     ({"datasets": [{"source": "file:///a"}, {"source": "file:///a", "format": "csv"}]}, NotYetSupported, "datasets[1].format"),
     ({"datasets": [{"source": "file:///a", "weight": 0.5}]}, NotYetSupported, "datasets[0].weight"),
-    ({"datasets": [{"source": "file:///a", "auth": {"role_arn": "arn:aws:iam::1:role/x"}}]}, NotYetSupported, "datasets[0].auth.role_arn"),
     ({"datasets": [{"source": "file:///a", "columns": {"text": 1}}]}, ConfigInvalid, "datasets[0].columns"),
     ({"tuning_parameters": {"learning_rate": 0}}, ConfigInvalid, "tuning_parameters.learning_rate"),
     ({"tuning_parameters": {"learning_rate": float("nan")}}, ConfigInvalid, "tuning_parameters.learning_rate"),
@@ -133,9 +166,22 @@ def test_what_cannot_be_obeyed_is_refused_by_its_field(
     assert str(caught.value).startswith(field)
 
 
-def test_more_than_one_device_is_refused():
-    with pytest.raises(NotYetSupported, match=r"resources\.gpus"):
-        parse({"devices": ["0", "1"], "spec": SPEC})
+def test_there_is_a_rank_for_each_device_unless_the_assignment_says_how_many():
+    assert world_size({"devices": []}) == world_size({"devices": ["3"]}) == 1
+    assert world_size({"devices": ["0", "1"]}) == 2
+    assert world_size({"devices": [], "world_size": 4}) == 4
+
+
+def test_ranks_that_cannot_share_devices_or_the_batch_are_refused():
+    with pytest.raises(ConfigInvalid, match="3 ranks cannot share 2 devices"):
+        parse({"devices": ["0", "1"], "world_size": 3, "spec": SPEC})
+    with pytest.raises(ConfigInvalid, match=r"^tuning_parameters\.batch_size: .* a multiple of 3, got 8"):
+        parse({"devices": [], "world_size": 3, "spec": SPEC})
+
+
+def test_fp16_on_a_gpu_comes_later():
+    with pytest.raises(NotYetSupported, match=r"^customization\.precision"):
+        parse({"devices": ["0"], "spec": {**SPEC, "customization": {"precision": "fp16"}}})
 
 
 def test_a_deadline_is_read_before_the_rest():

@@ -1,0 +1,158 @@
+"""Leads the ranks of one attempt: starts them, and ends them all when one of them ends or it is told to (ADR 0010).
+
+    leader ── socket pair, the rank's stdin ── rank 0   trains, appends phases, progress and metrics, writes output/
+       │                                  └── rank 1…  train; what they say goes to logs/rank-<r>.log
+       └─ SIGTERM, deadline, a rank's end: every other rank is killed and gone before the terminal report is written
+
+The leader computes nothing and imports no library, so it has time to listen, and a single thread. What a rank writes to
+its end of the pair are its last words; that the leader's end is closed, by whatever death, ends the rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent import wording
+from agent.trainer.failures import describe_deadline
+from agent.trainer.verdict import Verdict
+from agent.trainer.warden import LONGEST_SECONDS, TERMINATED_STATUS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RENDEZVOUS = "rendezvous"
+"""The file in the attempt's directory by which the ranks find each other."""
+
+WORDS_LIMIT_BYTES = 1 << 16
+TAIL_LINES = 12
+TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """One process; `line` is the leader's end of its socket pair."""
+
+    number: int
+    pid: int
+    line: socket.socket
+
+
+def lead(directory: Path, ranks: int, deadline_seconds: float | None) -> Verdict | None:
+    """Train with that many ranks; returns when none of them is left.
+
+    Ends the process with 143 at SIGTERM, likewise when none is left. Call it from a process with one thread.
+
+    Returns:
+        None if rank 0 finished, and with it everything; else why not.
+
+    Raises:
+        OSError: a process cannot be started.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
+    end = time.monotonic() + min(deadline_seconds if deadline_seconds is not None else LONGEST_SECONDS, LONGEST_SECONDS)
+    (directory / RENDEZVOUS).unlink(missing_ok=True)
+    crew: list[_Rank] = []
+    try:
+        for number in range(ranks):
+            crew.append(_start(directory, number, ranks))  # noqa: PERF401 - those that run are ended if one cannot
+        while True:
+            news = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, max(0.0, end - time.monotonic()))
+            if news is None:
+                return Verdict("DEADLINE_EXCEEDED", describe_deadline(deadline_seconds or 0.0))
+            if news.si_signo == signal.SIGTERM:
+                break
+            ended, verdict = _ended(directory, crew)
+            if ended:
+                return verdict
+    finally:
+        _end(crew)
+        (directory / RENDEZVOUS).unlink(missing_ok=True)
+    os._exit(TERMINATED_STATUS)
+
+
+def _start(directory: Path, number: int, ranks: int) -> _Rank:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
+        if number:
+            log = directory / "logs" / f"rank-{number}.log"
+            log.parent.mkdir(exist_ok=True)
+            actions += [
+                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ]
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "agent.trainer.rank", str(directory), str(number)],
+            {**os.environ, "OMP_NUM_THREADS": str(_threads(ranks))},
+            file_actions=actions,
+            setsigmask=[],
+        )
+    return _Rank(number, pid, ours)
+
+
+def _threads(ranks: int) -> int:
+    """OpenMP's threads for each rank: its share of the CPUs that the attempt has."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    cpus = int(said) if said.isdigit() else len(os.sched_getaffinity(0))
+    return max(1, cpus // ranks)
+
+
+def _ended(directory: Path, crew: list[_Rank]) -> tuple[bool, Verdict | None]:
+    """Whether the attempt is over, and how. Ranks that have ended leave the crew."""
+    verdicts = []
+    finished = False
+    for rank in list(crew):
+        pid, status = os.waitpid(rank.pid, os.WNOHANG)
+        if not pid:
+            continue
+        crew.remove(rank)
+        code = os.waitstatus_to_exitcode(status)
+        finished = finished or (rank.number == 0 and code == 0)
+        if code or rank.number:
+            # The others wait for rank 0: one that leaves before it, even with status 0, was ended by something.
+            verdicts.append(_last_words(directory, rank, code))
+        rank.line.close()
+    if verdicts and not finished:
+        # A rank that lost its connection to another says nothing for a while (group.py): who ends first is to blame.
+        return True, min(verdicts, key=lambda verdict: verdict.reason == "TRAINER_CRASHED")
+    return finished, None
+
+
+def _last_words(directory: Path, rank: _Rank, code: int) -> Verdict:
+    rank.line.setblocking(False)
+    try:
+        said = json.loads(rank.line.recv(WORDS_LIMIT_BYTES))
+        return Verdict(str(said["reason"]), str(said["message"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        words = wording.exit_in_words(code, who=f"rank {rank.number}")
+    tail = _tail(directory / "logs" / f"rank-{rank.number}.log")
+    said = f"{words}; its log's last lines:\n{tail}" if tail else f"{words}; its log is empty"
+    return Verdict("TRAINER_CRASHED", said)
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
+
+
+def _end(crew: list[_Rank]) -> None:
+    """Kill every rank that is left and wait until it is gone. They have nothing to put in order."""
+    for rank in crew:
+        os.kill(rank.pid, signal.SIGKILL)
+    for rank in crew:
+        os.waitpid(rank.pid, 0)
+        rank.line.close()
+    crew.clear()

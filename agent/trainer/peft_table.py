@@ -1,0 +1,73 @@
+"""`python -m agent.trainer.peft_table`: prints `trainplane/backends/peft_fields.py` from the PEFT that is installed.
+
+A spec is judged at submit by a process that has no torch, so PEFT's fields, which only PEFT knows, are committed as a
+table. `make gen` writes it anew, and a test holds it fresh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from enum import Enum
+
+from peft import LoraConfig
+
+from agent.trainer.isolation import isolate
+
+HEAD = '''"""PEFT's configuration fields, by configuration class. Written by `make gen`; never edited.
+
+Field -> what a value may be, and the default as PEFT writes it. `'word'` is that word alone; `object` is a class of
+PEFT's own, which no JSON value is.
+"""
+
+from __future__ import annotations
+
+Fields = dict[str, tuple[str, str]]
+'''
+JSON_TYPES = {bool: "bool", int: "int", float: "float", str: "str"}
+
+
+def main() -> None:
+    """Print the module."""
+    isolate(())
+    sys.stdout.write(render())
+
+
+def render() -> str:
+    """The module's text."""
+    lines = [HEAD, "LORA: Fields = {"]
+    hints = typing.get_type_hints(LoraConfig)
+    for field in dataclasses.fields(LoraConfig):
+        kinds = " | ".join(dict.fromkeys(_kinds(hints[field.name])))
+        lines.append(f'    "{field.name}": ("{kinds}", "{_default(field)}"),')
+    return "\n".join([*lines, "}", ""])
+
+
+def _kinds(hint: object) -> list[str]:
+    """What a value may be; None, which is "not set" everywhere, is left out."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in {typing.Union, types.UnionType}:
+        return [kind for argument in arguments if argument is not type(None) for kind in _kinds(argument)]
+    if origin is typing.Literal:
+        return [f"'{word}'" for word in arguments]
+    if origin is list:
+        return [f"list[{kind}]" for kind in _kinds(arguments[0])]
+    if hint is dict or origin is dict:
+        return ["dict"]
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return ["str"]
+    return [JSON_TYPES.get(hint, "object")] if isinstance(hint, type) else ["object"]
+
+
+def _default(field: dataclasses.Field[object]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return repr(field.default_factory()).replace('"', "'")
+    return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""QLoRA's base model: linear layers in four bits by bitsandbytes, on a GPU or a CPU.
+
+Only the linear layers are quantized. Everything else (embeddings, norms, the output head) is in the job's precision,
+and so is what flows between layers; a weight is expanded to the compute type for its product. PEFT's
+`prepare_model_for_kbit_training` would make all of that fp32, which costs twice the memory of the activations and the
+head, and lets `precision: bf16` say what is not so; of what it does, freezing the base is done by PEFT anyway, and
+gradient checkpointing by `model.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import BitsAndBytesConfig
+
+from agent.trainer.failures import ModelFormatUnsupported, PrecisionUnsupported
+
+if TYPE_CHECKING:
+    from agent.trainer.customization import Quantization
+    from agent.trainer.device import Device
+
+
+def loading(quantization: Quantization, device: Device) -> dict[str, Any]:
+    """What `from_pretrained` is told in order to quantize while it loads.
+
+    Raises:
+        PrecisionUnsupported: the device cannot compute in the compute type.
+    """
+    if quantization.compute_dtype == "float16" and device.torch_device.type == "cpu":
+        raise PrecisionUnsupported(
+            "customization.qlora.bnb_4bit_compute_dtype: a CPU does not compute in float16; ask for bfloat16 or float32"
+        )
+    return {
+        "device_map": {"": device.torch_device},
+        "quantization_config": BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.kind,
+            bnb_4bit_use_double_quant=quantization.double,
+            bnb_4bit_compute_dtype=getattr(torch, quantization.compute_dtype),
+        ),
+    }
+
+
+def facts(base: Any) -> dict[str, Any]:
+    """What was really quantized, for the provenance.
+
+    Raises:
+        ModelFormatUnsupported: nothing was.
+    """
+    layers = [module for module in base.modules() if isinstance(module, Linear4bit)]
+    if not layers:
+        raise ModelFormatUnsupported(
+            "customization.method: qlora found no linear layer in this model that bitsandbytes can quantize; use lora"
+        )
+    weight: Any = layers[0].weight
+    return {
+        "bits": 4,
+        "type": weight.quant_type,
+        "double_quant": weight.compress_statistics,
+        "compute_dtype": str(layers[0].compute_dtype).removeprefix("torch."),
+        "modules": len(layers),
+        "bytes": sum(layer.weight.numel() * layer.weight.element_size() for layer in layers),
+    }

@@ -1,0 +1,69 @@
+"""`python -m agent.trainer.rank <attempt directory> <rank>`: one of several ranks; started by the leader alone.
+
+Its stdin is a socket to the leader: a reason and a message, as JSON, are the last words of a rank that fails; at the
+socket's end the leader is gone, and so is the rank, whatever it computes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from agent.trainer.reports import MESSAGE_LIMIT, Reports, Unheard
+from agent.trainer.verdict import judge, log_to_stderr
+
+if TYPE_CHECKING:
+    from agent.trainer.verdict import Verdict
+
+FAILED_STATUS = 1
+LEADERLESS_STATUS = 3
+LEADER = 0
+"""The descriptor of the socket to the leader: stdin."""
+
+
+def main(attempt_directory: str, rank: int) -> NoReturn:
+    """Train as that rank, and end the process at once: libraries' threads could hang in an orderly exit."""
+    threading.Thread(target=_follow_leader, name="leader", daemon=True).start()
+    log_to_stderr()
+    directory = Path(attempt_directory)
+    verdict = judge(lambda: _train(directory, rank))
+    if verdict is not None:
+        _say(verdict, rank)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if verdict is None else FAILED_STATUS)
+
+
+def _train(directory: Path, rank: int) -> None:
+    from agent.trainer import assignment
+    from agent.trainer.training import train_attempt
+
+    reports = Unheard() if rank else Reports(directory)
+    train_attempt(assignment.read_document(directory), directory, reports, rank=rank)
+    if rank:
+        # Rank 0 still writes the output. A rank that leaves breaks connections, so the leader ends this one, last.
+        threading.Event().wait()
+
+
+def _follow_leader() -> None:
+    try:
+        while os.read(LEADER, 4096):
+            pass
+    except OSError:
+        pass
+    os._exit(LEADERLESS_STATUS)
+
+
+def _say(verdict: Verdict, rank: int) -> None:
+    # What the trainer foresaw names the request's field; what it did not is told with the rank.
+    message = verdict.message if verdict.own else f"rank {rank}: {verdict.message}"
+    words = json.dumps({"reason": verdict.reason, "message": message[:MESSAGE_LIMIT]})
+    os.write(LEADER, words.encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -29,12 +29,15 @@ from controlplane.engine.jobs import Jobs
 from controlplane.engine.logs import Logs
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import BusUnavailable, StoreUnavailable
+from controlplane.engine.preparing import Preparer
 from controlplane.engine.relay import Pace, Relay
 from controlplane.engine.signals import Recent
 from controlplane.engine.submissions import Submissions
 from controlplane.engine.watches import Watches
 from controlplane.http.outbound import GuardedClient
 from controlplane.loops import LoopDied, running
+from controlplane.preparers import CrowdPreparer
+from controlplane.rpc.created import CreatedAnswer
 from controlplane.rpc.jobs import JobService
 from controlplane.rpc.nodes import NodeService
 from controlplane.rpc.server import Serving, served
@@ -64,11 +67,14 @@ class _Services:
         rules = settings.rules()
         self.store = store
         self.connection = connection
-        self.vault = MasterVault(read_master_key(settings.master_key_path))
+        master_key = read_master_key(settings.master_key_path)
+        self.vault = MasterVault(master_key)
         self.announcer = Announcer(recent=recent, bus=bus)
         recorder = Recorder(store, vault=self.vault, clock=clock, announce=self.announcer)
         blobs = FileBlobs(settings.data_dir / "blobs")
-        self.submissions = Submissions(store, vault=self.vault, clock=clock, rules=rules, announce=self.announcer)
+        in_place = Preparer(rules=rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=clock.now_us)
+        self.preparing = CrowdPreparer(in_place, setup=(rules, master_key))
+        self.submissions = Submissions(store, preparing=self.preparing, clock=clock, announce=self.announcer)
         self.jobs = Jobs(store, recorder=recorder, blobs=blobs, rules=rules)
         self.watches = Watches(store, recent=recent)
         self.dispatcher = Dispatcher(recorder, rules=rules)
@@ -94,6 +100,7 @@ class _Services:
     def loops(self) -> dict[str, Coroutine[None, None, None]]:
         """Every loop of the process."""
         return {
+            "preparing": self.preparing.run(),
             "submissions": self.submissions.run(),
             "wakes": self.announcer.run(),
             "relay": self.relay.run(),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from controlplane.domain.attempt import Attempt
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import JobRecord
-    from controlplane.domain.spec import CheckedSpec, Rules
+    from controlplane.domain.spec import Rules
     from controlplane.engine.changes import Changes, Recorder
     from controlplane.engine.ports import BlobStore, JobFilter, Store, Transaction
 
@@ -67,11 +67,8 @@ class Jobs:
         *,
         effective: str = "",
         queue_position: int = 0,
-        checked: CheckedSpec | None = None,
     ) -> JobView:
-        """Adds the effective spec: just checked, as fixed at the first placement, or as the defaults are now."""
-        if checked is not None:
-            return JobView(record, checked.sent, checked.effective, queue_position)
+        """Adds the effective spec: as fixed at the first placement, or as the defaults are now."""
         sent = json.loads(record.sent)
         filled = (
             json.loads(effective) if effective else spec.effective(sent, job_id=record.job.job_id, rules=self._rules)

@@ -1,6 +1,6 @@
 """Taking jobs: many submits share one commit.
 
-    submit ──► queue ──► loop: linger while more come ──► ONE transaction: jobs, first events ──► every caller answered
+    submit ──► prepare ──► queue ──► loop: linger while more come ──► ONE transaction: jobs, first events ──► answers
 
 Invariant 1: the answer comes after the commit. Invariant 2: the name decides; a repeat answers the job that is there, a
 changed one is refused naming the paths that differ.
@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from controlplane.domain import event as events
-from controlplane.domain import lifecycle, spec
+from controlplane.domain import spec
 from controlplane.domain.errors import JobExists, TooManyRequests, Unavailable
-from controlplane.domain.ids import ulid
-from controlplane.domain.job import Job, JobRecord, NewJob, State
+from controlplane.domain.job import JobRecord
 from controlplane.engine import outputs
 from controlplane.engine.changes import Told
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
@@ -28,10 +24,10 @@ from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from controlplane.domain.errors import OutputInUse, Violation
-    from controlplane.domain.event import StoredEvent
-    from controlplane.domain.spec import CheckedSpec, Rules
-    from controlplane.engine.ports import Clock, Store, Transaction, Vault
+    from controlplane.domain.errors import OutputInUse
+    from controlplane.domain.job import NewJob
+    from controlplane.engine.ports import Clock, Store, Transaction
+    from controlplane.engine.preparing import Asked, Prepared, Preparing
 
 LINGER = timedelta(milliseconds=2)
 """A batch waits for the next submit so long, at first and after each that came,"""
@@ -47,33 +43,30 @@ class Submitted:
     """What became of a submit."""
 
     record: JobRecord
-    checked: CheckedSpec
     created: bool
     """False: a repeat; the job was there."""
+    answer: bytes = field(default=b"", repr=False)
+    """What the door answers, where the job was created."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    new: NewJob
-    checked: CheckedSpec
-    first: StoredEvent
+    prepared: Prepared
     answer: asyncio.Future[Submitted]
 
 
 class Submissions:
-    """Takes checked specs, stores them in batches, answers each."""
+    """Takes submits, stores them in batches, answers each."""
 
-    def __init__(
-        self, store: Store, *, vault: Vault, clock: Clock, rules: Rules, announce: Callable[[Told], None]
-    ) -> None:
+    def __init__(self, store: Store, *, preparing: Preparing, clock: Clock, announce: Callable[[Told], None]) -> None:
         self._store = store
-        self._vault = vault
+        self._preparing = preparing
         self._clock = clock
-        self._rules = rules
         self._announce = announce
         self._waiting: asyncio.Queue[_Pending] = asyncio.Queue()
+        self._inside = 0
 
-    async def submit(self, raw: dict[str, Any], *, project: str, idempotency_key: str = "") -> Submitted:
+    async def submit(self, asked: Asked) -> Submitted:
         """Checks a spec and stores the job durably, or answers the one of that name.
 
         Repeatable under a name: the spec's `job_id`, or else the idempotency key. Cancelling the call does not undo it.
@@ -85,20 +78,25 @@ class Submissions:
             TooManyRequests: more submits wait than a few commits can take.
             Unavailable: nothing is known to be stored; repeating under the same name is safe.
         """
-        if self._waiting.qsize() >= MAX_WAITING:
+        if self._inside >= MAX_WAITING:
             raise TooManyRequests("too many submits wait for the database", retry_after=_RETRY_AFTER)
-        pending = self._new(raw, project=project, idempotency_key=idempotency_key)
-        self._waiting.put_nowait(pending)
-        return await pending.answer  # a caller that goes away takes back its answer, not its job
+        self._inside += 1
+        try:
+            prepared = await self._preparing.prepare(asked, crowd=self._inside)
+            pending = _Pending(prepared, asyncio.get_running_loop().create_future())
+            self._waiting.put_nowait(pending)
+            return await pending.answer  # a caller that goes away takes back its answer, not its job
+        finally:
+            self._inside -= 1
 
-    def preview(self, raw: dict[str, Any], *, project: str) -> Submitted:
+    async def preview(self, asked: Asked) -> Submitted:
         """What would be stored; stores nothing.
 
         Raises:
             InvalidSpec: with every violation.
         """
-        pending = self._new(raw, project=project, idempotency_key="")
-        return Submitted(_record(pending.new), pending.checked, created=False)
+        prepared = await self._preparing.prepare(asked, crowd=1)
+        return Submitted(record_of(prepared.new), created=True, answer=prepared.answer)
 
     async def run(self) -> None:
         """The loop: one batch after the other, for ever."""
@@ -117,48 +115,14 @@ class Submissions:
             before = self._waiting.qsize()
             await self._clock.sleep(LINGER.total_seconds())
 
-    def _new(self, raw: dict[str, Any], *, project: str, idempotency_key: str) -> _Pending:
-        now_us = self._clock.now_us()
-        uid = ulid(now_us, secrets.randbits(80))
-        job_id = idempotency_key or f"job-{uid.lower()}"
-        checked = spec.check(raw, rules=self._rules, fallback_job_id=job_id)
-        job = Job(
-            uid=uid,
-            project=project,
-            job_id=checked.job_id or job_id,
-            state=State.QUEUED,
-            max_attempts=checked.max_attempts,
-            last_sequence=1,
-            update_time_us=now_us,
-        )
-        new = NewJob(
-            job=job,
-            priority=checked.priority,
-            create_time_us=now_us,
-            sent=spec.canonical(checked.sent),
-            requirement=checked.requirement,
-            labels=checked.labels,
-            warnings=_warnings_json(checked.warnings),
-            secret_macs=json.dumps(spec.secret_macs(checked.secrets, self._vault.mac_key()))
-            if checked.secrets
-            else "{}",
-            sealed_secrets=self._vault.seal(checked.secrets, uid=uid),
-            webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
-            output_uri=checked.effective["artifacts"]["output_uri"],
-            output_place=spec.place(checked.effective["artifacts"]["output_uri"]),
-            status_stream="status_stream_url" in checked.effective["artifacts"],
-        )
-        first = events.stored(lifecycle.created(job, now_us=now_us))
-        return _Pending(new, checked, first, asyncio.get_running_loop().create_future())
-
     async def _store_batch(self, batch: list[_Pending]) -> None:
         def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord], dict[str, OutputInUse]]:
-            refused = outputs.taken(tx, [p.new for p in batch])
-            stored = tx.insert_jobs([p.new for p in batch if p.new.job.uid not in refused])
-            tx.append_events([p.first for p in batch if p.new.job.uid in stored])
+            refused = outputs.taken(tx, [p.prepared.new for p in batch])
+            stored = tx.insert_jobs([p.prepared.new for p in batch if p.prepared.new.job.uid not in refused])
+            tx.append_events([p.prepared.first for p in batch if p.prepared.new.job.uid in stored])
             there = {}
             for pending in batch:
-                job = pending.new.job
+                job = pending.prepared.new.job
                 if job.uid not in stored and job.uid not in refused:
                     record = tx.record(job.project, job.job_id)
                     if record is not None:
@@ -174,39 +138,33 @@ class Submissions:
             for pending in batch:
                 _fail(pending.answer, refusal)
             return
-        told = Told(events=[p.first for p in batch if p.new.job.uid in stored], queue=bool(stored))
+        told = Told(events=[p.prepared.first for p in batch if p.prepared.new.job.uid in stored], queue=bool(stored))
         self._announce(told)
         for pending in batch:
-            if pending.new.job.uid in refused:
-                _fail(pending.answer, refused[pending.new.job.uid])
+            uid = pending.prepared.new.job.uid
+            if uid in refused:
+                _fail(pending.answer, refused[uid])
                 continue
-            self._answer(pending, created=pending.new.job.uid in stored, there=there.get(pending.new.job.uid))
+            _settle(pending, created=uid in stored, there=there.get(uid))
 
-    def _answer(self, pending: _Pending, *, created: bool, there: JobRecord | None) -> None:
-        if created:
-            _resolve(pending.answer, Submitted(_record(pending.new), pending.checked, created=True))
-        elif there is None:
-            _fail(pending.answer, Unavailable("the job of that name was just deleted", retry_after=_RETRY_AFTER))
+
+def _settle(pending: _Pending, *, created: bool, there: JobRecord | None) -> None:
+    new = pending.prepared.new
+    if created:
+        _resolve(pending.answer, Submitted(record_of(new), created=True, answer=pending.prepared.answer))
+    elif there is None:
+        _fail(pending.answer, Unavailable("the job of that name was just deleted", retry_after=_RETRY_AFTER))
+    else:
+        differing = spec.same(
+            json.loads(there.sent), json.loads(there.secret_macs), json.loads(new.sent), json.loads(new.secret_macs)
+        )
+        if differing:
+            _fail(pending.answer, JobExists(there.job.job_id, differing=differing))
         else:
-            differing = spec.same(
-                json.loads(there.sent),
-                json.loads(there.secret_macs),
-                pending.checked.sent,
-                json.loads(pending.new.secret_macs),
-            )
-            if differing:
-                _fail(pending.answer, JobExists(there.job.job_id, differing=differing))
-            else:
-                _resolve(pending.answer, Submitted(there, pending.checked, created=False))
+            _resolve(pending.answer, Submitted(there, created=False))
 
 
-@lru_cache(maxsize=256)
-def _warnings_json(warnings: tuple[Violation, ...]) -> str:
-    """The same few warnings come with every job of a user's template."""
-    return json.dumps([{"field": w.field, "reason": w.reason, "description": w.description} for w in warnings])
-
-
-def _record(new: NewJob) -> JobRecord:
+def record_of(new: NewJob) -> JobRecord:
     """The stored job, without reading it back."""
     return JobRecord(
         job=new.job,

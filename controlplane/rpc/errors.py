@@ -158,6 +158,16 @@ class _Patience:
             self._task.cancel()
 
 
+def _unless_rendered(serialize: Any) -> Any:
+    """Lets a handler answer the bytes of its message, where they were made beforehand."""
+
+    def serialized(message: Any) -> bytes:
+        rendered: bytes = message if message.__class__ is bytes else serialize(message)
+        return rendered
+
+    return serialized
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them."""
 
@@ -184,7 +194,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(
             self._unary(handler.unary_unary, method),
             request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+            response_serializer=_unless_rendered(handler.response_serializer),
         )
 
     def _unary(self, call: Any, method: str) -> Any:

@@ -13,6 +13,7 @@ from controlplane.domain.errors import InvalidArgument, JobNotFound
 from controlplane.domain.job import State
 from controlplane.engine.jobs import LogPosition
 from controlplane.engine.ports import JobFilter
+from controlplane.engine.preparing import Asked
 from controlplane.rpc import convert, pages
 from controlplane.rpc.errors import metadata
 from trainplane.v1 import job_event_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
@@ -41,7 +42,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._watches = watches
         self._vault = vault
 
-    async def SubmitTraining(self, request: HttpBody, context: Context) -> job_pb2.Job:  # noqa: N802
+    async def SubmitTraining(self, request: HttpBody, context: Context) -> job_pb2.Job | bytes:  # noqa: N802
         """A job from a JSON body, strictly parsed."""
         key = metadata(context, "idempotency-key")
         if key and not spec.is_job_id(key):
@@ -50,15 +51,18 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 reason="INVALID_FORMAT",
                 description="must be 1 to 63 of A-Z a-z 0-9 _ -, as a job_id: it becomes the job's id",
             )
-        raw = spec.parse(request.data)
-        return self._submitted(await self._submissions.submit(raw, project=PROJECT, idempotency_key=key))
+        return self._submitted(await self._submissions.submit(Asked(request.data, PROJECT, key)))
 
-    async def CreateJob(self, request: job_service_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:  # noqa: N802, ARG002
+    async def CreateJob(  # noqa: N802
+        self,
+        request: job_service_pb2.CreateJobRequest,
+        context: Context,  # noqa: ARG002
+    ) -> job_pb2.Job | bytes:
         """The same from a typed message."""
-        raw = convert.spec_fields(request.spec)
+        asked = Asked(convert.spec_fields(request.spec), PROJECT)
         if request.validate_only:
-            return self._submitted(self._submissions.preview(raw, project=PROJECT))
-        return self._submitted(await self._submissions.submit(raw, project=PROJECT))
+            return (await self._submissions.preview(asked)).answer
+        return self._submitted(await self._submissions.submit(asked))
 
     async def GetJob(self, request: job_service_pb2.GetJobRequest, context: Context) -> job_pb2.Job:  # noqa: N802, ARG002
         """A job as SQL has it."""
@@ -162,12 +166,15 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         found = await self._jobs.artifacts(_name(request.job_id), project=PROJECT)
         return job_service_pb2.ListArtifactsResponse(artifacts=map(convert.artifact_message, found))
 
-    def _submitted(self, submitted: Submitted) -> job_pb2.Job:
-        sent = submitted.checked.sent
-        listens = sent.get("callbacks", {}).get("webhook_url") or sent.get("artifacts", {}).get("status_stream_url")
-        uid = submitted.record.job.uid
-        view = self._jobs.view(submitted.record, checked=submitted.checked)
-        return convert.job_message(view, signing_secret=self._vault.signing_secret(uid) if listens else "")
+    def _submitted(self, submitted: Submitted) -> job_pb2.Job | bytes:
+        """What was rendered with the job; of a repeat, the job as it stands now."""
+        if submitted.created:
+            return submitted.answer
+        view = self._jobs.view(submitted.record)
+        callbacks, artifacts = view.sent.get("callbacks", {}), view.sent.get("artifacts", {})
+        listens = callbacks.get("webhook_url") or artifacts.get("status_stream_url")
+        secret = self._vault.signing_secret(submitted.record.job.uid) if listens else ""
+        return convert.job_message(view, signing_secret=secret)
 
     async def _follow(self, job_id: str, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         uid = await self._jobs.uid(_name(job_id), project=PROJECT)

@@ -23,6 +23,7 @@ from controlplane.engine.jobs import Jobs
 from controlplane.engine.logs import Logs
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import Answer
+from controlplane.engine.preparing import Asked, Preparer
 from controlplane.engine.relay import Pace, Relay
 from controlplane.engine.requests import (
     AttemptReports,
@@ -38,6 +39,7 @@ from controlplane.engine.signals import Recent
 from controlplane.engine.submissions import Submissions, Submitted
 from controlplane.engine.watches import Watches
 from controlplane.loops import running
+from controlplane.rpc.created import CreatedAnswer
 from controlplane.store import SqliteOptions, open_store
 from controlplane.vault import MasterVault
 from tests.support.clock import LoopClock
@@ -177,9 +179,10 @@ class World:
         self.announcer = Announcer(recent=self.recent, bus=self.bus)
         self.recorder = Recorder(self.store, vault=self.vault, clock=self.clock, announce=self.announcer)
         files = FileBlobs(blobs)
-        self.submissions = Submissions(
-            self.store, vault=self.vault, clock=self.clock, rules=self.rules, announce=self.announcer
+        preparer = Preparer(
+            rules=self.rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=self.clock.now_us
         )
+        self.submissions = Submissions(self.store, preparing=preparer, clock=self.clock, announce=self.announcer)
         self.jobs = Jobs(self.store, recorder=self.recorder, blobs=files, rules=self.rules)
         self.watches = Watches(self.store, recent=self.recent)
         self.dispatcher = Dispatcher(self.recorder, rules=self.rules)
@@ -218,7 +221,7 @@ class World:
     async def submit(self, job_id: str | None = None, **blocks: Any) -> Submitted:
         """Stores a job."""
         async with self.loops("submissions"):
-            return await self.submissions.submit(spec(job_id, **blocks), project="default")
+            return await self.submissions.submit(Asked(spec(job_id, **blocks), "default"))
 
     async def job(self, job_id: str) -> Any:
         """The job as it stands."""

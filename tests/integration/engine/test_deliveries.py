@@ -18,6 +18,7 @@ from controlplane.domain.job import Progress
 from controlplane.engine.deliveries import CONCURRENCY, PER_HOST
 from controlplane.engine.ports import Answer, OutcomeUnknown, StoreUnavailable
 from controlplane.engine.posting import signature
+from controlplane.engine.preparing import Asked
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
 
@@ -192,11 +193,11 @@ async def test_a_host_that_hangs_holds_its_share_of_the_places_and_no_more(tmp_p
         here.outbound.answers = {url: [15.0, 0] * 99 for url in hanging}
         async with here.loops("submissions"):
             made = [spec(f"h{i}", **hook(url)) for i, url in enumerate(hanging)]
-            await asyncio.gather(*(here.submissions.submit(each, project="default") for each in made))
+            await asyncio.gather(*(here.submissions.submit(Asked(each, "default")) for each in made))
             await asyncio.sleep(5)
             assert len(here.outbound.posts) == PER_HOST
             others = [spec(f"o{i}", **hook(f"https://o{i}.example.com/")) for i in range(CONCURRENCY - PER_HOST)]
-            await asyncio.gather(*(here.submissions.submit(each, project="default") for each in others))
+            await asyncio.gather(*(here.submissions.submit(Asked(each, "default")) for each in others))
         await asyncio.sleep(3)
         assert len([post for post in here.outbound.posts if "://o" in post.url]) == len(others)
         assert len([post for post in here.outbound.posts if "://hangs" in post.url]) == PER_HOST
@@ -209,7 +210,7 @@ async def test_more_endpoints_than_are_tried_at_once_all_get_their_turn(tmp_path
         here.outbound.answers = {url: [10.0] for url in urls}
         async with here.loops("submissions"):
             made = [spec(f"j{i}", **hook(url)) for i, url in enumerate(urls)]
-            await asyncio.gather(*(here.submissions.submit(each, project="default") for each in made))
+            await asyncio.gather(*(here.submissions.submit(Asked(each, "default")) for each in made))
         await asyncio.sleep(60)
         assert sorted(post.url for post in here.outbound.posts) == sorted(urls)
 

@@ -14,6 +14,7 @@ from controlplane.domain.job import Requirement, State
 from controlplane.domain.node import AttemptRef
 from controlplane.engine import dispatcher
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+from controlplane.engine.preparing import Asked
 from tests.support import builders
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
@@ -33,7 +34,7 @@ async def placed(here):
 
 async def submit_all(here, *specs):
     async with here.loops("submissions"):
-        return [await here.submissions.submit(each, project="default") for each in specs]
+        return [await here.submissions.submit(Asked(each, "default")) for each in specs]
 
 
 def cpus(count, **more):

@@ -22,6 +22,7 @@ from controlplane.domain.errors import DomainError
 from controlplane.domain.job import TERMINAL, Progress, State
 from controlplane.domain.lifecycle import EDGES
 from controlplane.domain.node import AttemptRef, Stage
+from controlplane.engine.preparing import Asked
 from controlplane.engine.requests import Output
 from tests.support.clock import VirtualLoop
 from tests.support.world import Agent, alive, spec, world
@@ -57,7 +58,7 @@ class Course:
         for agent in self.agents.values():
             await agent.sync()
         async with self.here.loops("submissions"):
-            made = await self.here.submissions.submit(spec(self.job_id), project="default")
+            made = await self.here.submissions.submit(Asked(spec(self.job_id), "default"))
         self.uid = made.record.job.uid
         await self.here.dispatcher.round()
 

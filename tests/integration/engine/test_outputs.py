@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from controlplane.domain.errors import JobExists, OutputInUse
+from controlplane.engine.preparing import Asked
 from controlplane.engine.submissions import Submitted
 from tests.support.clock import in_virtual_time
 from tests.support.world import spec, world
@@ -19,7 +20,7 @@ def at(job_id, output):
 async def submitted(here, *specs):
     """What became of submits that share a batch."""
     async with here.loops("submissions"):
-        work = [here.submissions.submit(each, project="default") for each in specs]
+        work = [here.submissions.submit(Asked(each, "default")) for each in specs]
         return await asyncio.gather(*work, return_exceptions=True)
 
 

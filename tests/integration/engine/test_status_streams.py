@@ -13,6 +13,7 @@ from controlplane.domain.delivery import STATUS_STREAM, STREAM_DELAYS, STREAM_PA
 from controlplane.domain.job import Progress
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 from controlplane.engine.posting import signature
+from controlplane.engine.preparing import Asked
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
 
@@ -240,7 +241,7 @@ async def test_a_stream_that_hangs_delays_no_other(tmp_path):
         here.outbound.answers[URL] = [15.0, 0] * 90
         async with here.loops("submissions"):
             made = [spec(f"s{i}") | {"artifacts": streamed(f"s{i}")["artifacts"]} for i in range(40)]
-            await asyncio.gather(*(here.submissions.submit(each, project="default") for each in made))
+            await asyncio.gather(*(here.submissions.submit(Asked(each, "default")) for each in made))
         await asyncio.sleep(1)
         await here.submit("fast", callbacks={"webhook_url": HOOK})
         await asyncio.sleep(1.5)

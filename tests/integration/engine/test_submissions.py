@@ -10,6 +10,7 @@ import pytest
 from controlplane.domain.errors import InvalidSpec, JobExists, TooManyRequests, Unavailable
 from controlplane.engine import submissions
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+from controlplane.engine.preparing import Asked
 from tests.support.clock import in_virtual_time
 from tests.support.world import spec, world
 
@@ -17,7 +18,7 @@ SECRET = {"base_model": {"provider": "huggingface", "model_name": "a/b", "auth_t
 
 
 async def submit(here, made, **named):
-    return await here.submissions.submit(made, project="default", **named)
+    return await here.submissions.submit(Asked(made, "default", **named))
 
 
 @in_virtual_time
@@ -139,7 +140,7 @@ async def test_a_refused_spec_stores_nothing_and_a_preview_neither(tmp_path):
     async with world(tmp_path) as here, here.loops("submissions"):
         with pytest.raises(InvalidSpec):
             await submit(here, {"job_id": "bad"})
-        previewed = here.submissions.preview(spec("seen"), project="default")
+        previewed = await here.submissions.preview(Asked(spec("seen"), "default"))
         assert json.loads(previewed.record.sent)["job_id"] == "seen"
         assert await here.store.read(lambda tx: tx.find_job("default", "seen")) is None
         assert await here.store.read(lambda tx: tx.find_job("default", "bad")) is None

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from controlplane.domain import news as n
 from controlplane.domain.job import Progress
 from controlplane.engine.ports import StoreUnavailable
+from controlplane.engine.preparing import Asked
 from controlplane.engine.watches import Watches
 from controlplane.rpc.convert import spec_message
 from controlplane.rpc.pages import token
@@ -57,7 +58,7 @@ async def finished(here, job_id, steps=3):
 @pytest.mark.parametrize("forged", ["x", token(1), token("a", "b"), token("a"), "é", "A" * 5000])
 async def test_a_forged_token_is_refused_and_a_foreign_one_does_no_harm(tmp_path, forged):
     async with world(tmp_path) as here, calling(here) as (jobs, _):
-        await here.submissions.submit(spec("j"), project="default")
+        await here.submissions.submit(Asked(spec("j"), "default"))
         for call in (
             jobs.ListJobs(service.ListJobsRequest(page_token=forged)),
             jobs.ListJobEvents(service.ListJobEventsRequest(job_id="j", page_token=forged)),
@@ -71,7 +72,7 @@ async def test_a_forged_token_is_refused_and_a_foreign_one_does_no_harm(tmp_path
 
 async def test_a_position_far_beyond_the_end_is_an_empty_page(tmp_path):
     async with world(tmp_path) as here, calling(here) as (jobs, _):
-        await here.submissions.submit(spec("j"), project="default")
+        await here.submissions.submit(Asked(spec("j"), "default"))
         far = 2**53 - 1
         events = await jobs.ListJobEvents(service.ListJobEventsRequest(job_id="j", page_token=token(far)))
         logs = await jobs.ListJobLogs(service.ListJobLogsRequest(job_id="j", page_token=token(far, far, far)))
@@ -104,7 +105,7 @@ async def test_jobs_page_newest_first_also_where_answers_are_large(tmp_path):
         large = {"chat_template": "x" * 60_000}
         for i in range(9):
             made = spec(f"j{i}", labels={"n": str(i)}, tuning_parameters=large)
-            await here.submissions.submit(made, project="default")
+            await here.submissions.submit(Asked(made, "default"))
         got, pages, next_token = [], 0, ""
         while True:
             page = await jobs.ListJobs(service.ListJobsRequest(page_token=next_token))

@@ -1,0 +1,194 @@
+"""Chooses where a submit is prepared, and keeps the child that prepares a crowd's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from controlplane.preparers import frames
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+    from controlplane.engine.preparing import Asked, Prepared, Preparer
+
+CROWD = 8
+"""With so many submits under way, the next go to the child: fewer are served faster in place."""
+FRAMES_AHEAD = 2
+"""Frames on their way to or from the child: one that it works on, one that waits for it."""
+QUIET = timedelta(minutes=1)
+PATIENCE = timedelta(seconds=5)
+STARTING = timedelta(seconds=30)
+"""A child that is not ready by then is killed; until it is, nobody waits for it."""
+_PAUSE_SECONDS = 5.0
+"""Before another is started."""
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Entrusted:
+    """A submit that the child prepares."""
+
+    asked: Asked
+    answer: asyncio.Future[Prepared | None]
+    """None: not prepared. Whoever waits does it in place."""
+
+
+@dataclass(slots=True)
+class _Child:
+    """A child's stdin, and what it owes."""
+
+    stdin: asyncio.StreamWriter
+    waiting: list[_Entrusted] = field(default_factory=list)
+    sent: deque[list[_Entrusted]] = field(default_factory=deque)
+    scheduled: bool = False
+
+    def take(self, entrusted: _Entrusted) -> None:
+        """Entrusts a submit to it; those of one turn of the event loop share a frame."""
+        self.waiting.append(entrusted)
+        if not self.scheduled and len(self.sent) < FRAMES_AHEAD:
+            self.scheduled = True
+            asyncio.get_running_loop().call_soon(self.send)
+
+    def send(self) -> None:
+        """Sends what waits, if a frame may be."""
+        self.scheduled = False
+        if not self.waiting or len(self.sent) >= FRAMES_AHEAD:
+            return
+        batch, self.waiting = self.waiting, []
+        self.sent.append(batch)
+        self.stdin.write(frames.packed([frames.asked_values(each.asked) for each in batch]))
+
+    def owed(self) -> list[_Entrusted]:
+        """Everything that it was entrusted with and has not answered."""
+        return [each for batch in self.sent for each in batch] + self.waiting
+
+
+class CrowdPreparer:
+    """Implements `Preparing`.
+
+    Args:
+        preparer: prepares in place.
+        setup: what the child makes its own preparer of: the rules and the master key.
+        patience: a child that answers no frame for so long is killed.
+        quiet: the child ends when no crowd came for so long.
+    """
+
+    def __init__(
+        self, preparer: Preparer, *, setup: tuple[Any, bytes], patience: timedelta = PATIENCE, quiet: timedelta = QUIET
+    ) -> None:
+        self._preparer = preparer
+        self._setup = setup
+        self._patience = patience
+        self._quiet = quiet
+        self._wanted = asyncio.Event()
+        self._child: _Child | None = None
+        self.entrusted = 0
+        """How many submits a child has prepared."""
+        self.pid = 0
+        """The child's; 0: there is none that is ready."""
+
+    async def prepare(self, asked: Asked, *, crowd: int) -> Prepared:
+        """See Preparing."""
+        if crowd <= CROWD:
+            return self._preparer(asked)
+        child = self._child
+        if child is None:
+            self._wanted.set()
+            return self._preparer(asked)
+        entrusted = _Entrusted(asked, asyncio.get_running_loop().create_future())
+        child.take(entrusted)
+        prepared = await entrusted.answer
+        return self._preparer(asked) if prepared is None else prepared
+
+    async def run(self) -> None:
+        """The loop: keeps a child while crowds come."""
+        while True:
+            await self._wanted.wait()
+            try:
+                process = await self._started()
+            except OSError as error:
+                _log.warning("preparer_not_started", error=str(error))
+            else:
+                await self._serve(process)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _started(self) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "controlplane.preparers",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith("TRAINPLANE_")},
+        )
+
+    async def _serve(self, process: Process) -> None:
+        """Until the child fails, or nobody needs it; whatever it still owes is then prepared in place."""
+        assert process.stdin is not None  # noqa: S101 - both are pipes, by `_started`
+        assert process.stdout is not None  # noqa: S101
+        child = _Child(process.stdin)
+        try:
+            process.stdin.write(frames.packed(self._setup) + frames.packed([]))
+            child.sent.append([])
+            await self._receive(child, process.stdout, pid=process.pid)
+        except (EOFError, OSError, TimeoutError) as error:
+            _log.warning("preparer_lost", pid=process.pid, error=f"{type(error).__name__}: {error}")
+        finally:
+            self._child, self.pid = None, 0
+            for entrusted in child.owed():
+                if not entrusted.answer.done():
+                    entrusted.answer.set_result(None)
+            await _ended(process)
+
+    async def _receive(self, child: _Child, answers: asyncio.StreamReader, *, pid: int) -> None:
+        """Settles frame after frame; returns after a quiet time.
+
+        Raises:
+            EOFError: the child ended (`IncompleteReadError` is one).
+            TimeoutError: it does not answer.
+        """
+        while True:
+            busy = bool(child.sent)
+            limit = STARTING if self._child is None else self._patience if busy else self._quiet
+            try:
+                async with asyncio.timeout(limit.total_seconds()):
+                    header = await answers.readexactly(frames.HEADER.size)
+                    content = await answers.readexactly(*frames.HEADER.unpack(header))
+            except TimeoutError:
+                if not child.sent:
+                    return
+                if busy:
+                    raise
+                continue  # a frame was sent just now, to a child that was quiet: it has its whole time
+            for entrusted, (is_prepared, values) in zip(child.sent.popleft(), frames.unpacked(content), strict=True):
+                self._settle(entrusted, is_prepared=is_prepared, values=values)
+            if self._child is None:  # from its first answer on: until then, in place is sooner
+                self._child, self.pid = child, pid
+                self._wanted.clear()
+            child.send()
+
+    def _settle(self, entrusted: _Entrusted, *, is_prepared: bool, values: Any) -> None:
+        self.entrusted += 1
+        if entrusted.answer.done():
+            return
+        if is_prepared:
+            entrusted.answer.set_result(frames.prepared_of(values))
+        else:
+            entrusted.answer.set_exception(frames.refused_of(values))
+
+
+async def _ended(process: Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()

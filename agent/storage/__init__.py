@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -69,4 +70,7 @@ def check_writable(storage: Storage, *, below: str = "") -> None:
     try:
         storage.put_bytes(f"{folder}/writable", b"trainplane checks that it may write here\n")
     finally:
-        storage.remove_below(folder)
+        # Whatever ended it, also an order to end; that it cannot be removed is told below, and must not hide the cause.
+        with contextlib.suppress(OSError):
+            storage.remove_below(folder)
+    storage.remove_below(folder)

@@ -26,7 +26,9 @@ class StorageSettings:
         sts_endpoint: URL of the service that gives out role sessions.
         region: where neither is told, `us-east-1`.
         ca_bundle: PEM file of the authorities that the endpoints' certificates are checked against.
-        role_session_seconds: how long a role's session lives before it is assumed anew; S3 allows 900 and more.
+        role_session_seconds: how long a role's session lives; it is assumed anew in its last quarter of an hour.
+        silence_seconds: how long a store may send nothing before a request counts as lost.
+        request_tries: of one request, with full jitter below 1, 2, 4 … 20 s between them.
     """
 
     s3_endpoint: str | None = None
@@ -34,6 +36,8 @@ class StorageSettings:
     region: str | None = None
     ca_bundle: str | None = None
     role_session_seconds: int = 3600
+    silence_seconds: float = 60.0
+    request_tries: int = 6
 
 
 @dataclass(frozen=True, slots=True)

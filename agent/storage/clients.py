@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from agent.storage.access import Access
 
 _DEFAULT_REGION = "us-east-1"
-#: Tries of one request by botocore itself: full jitter below 1, 2, 4 … 20 s between them.
-_TRIES = 6
 _CONNECT_SECONDS = 10
-_SILENCE_SECONDS = 60
 
 
 class Clients:
@@ -70,10 +67,11 @@ class Clients:
         return made
 
     def _config(self) -> Config:
+        settings = self._access.settings
         return Config(
-            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            retries={"mode": "standard", "total_max_attempts": settings.request_tries},
             connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_SILENCE_SECONDS,
+            read_timeout=settings.silence_seconds,
             max_pool_connections=self._connections,
             tcp_keepalive=True,
             # Whole contents are checked by SHA-256 (manifest, put); S3-compatible stores may not know CRC trailers.

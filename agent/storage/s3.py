@@ -22,7 +22,7 @@ from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
 from agent.storage.clients import Clients
-from agent.storage.errors import ObjectNotFoundError, StorageDeniedError, StorageError
+from agent.storage.errors import ObjectNotFoundError, StorageError
 from agent.storage.file import sync_folder
 from agent.storage.refusals import FAILURES, Place, is_expired, translate
 
@@ -39,7 +39,8 @@ _T = TypeVar("_T")
 _MIB = 1024 * 1024
 _PIECE_BYTES = _MIB
 _RENEWALS = 2
-_TRIES = 3
+_TRIES = 2
+_BROKEN_READS = 3
 _FIRST_PAUSE_SECONDS = 0.5
 
 
@@ -93,7 +94,7 @@ class S3Storage:
                     piece = next(pieces, b"")
                 except FAILURES as error:
                     fruitless = fruitless + 1 if position == before else 0
-                    if fruitless == _TRIES:
+                    if fruitless == _BROKEN_READS:
                         raise translate(error, place) from error
                     break
                 if not piece:
@@ -125,10 +126,7 @@ class S3Storage:
     def remove_below(self, prefix: str) -> None:
         """See Storage. What unfinished uploads left there goes too, as far as these credentials may see it."""
         self._insistently(prefix, lambda client: self._remove(client, self._key(prefix) + "/"))
-        try:
-            self._insistently(prefix, lambda client: self._abort_uploads(client, self._key(prefix) + "/"))
-        except StorageDeniedError:
-            return
+        self._insistently(prefix, lambda client: self._abort_uploads(client, self._key(prefix) + "/"))
 
     def _put(self, client: S3Client, name: str, source: Path) -> None:
         size = source.stat().st_size
@@ -140,6 +138,8 @@ class S3Storage:
 
     def _copy(self, client: S3Client, name: str, target: str) -> None:
         size, tag = self._stat(client, name)
+        if size >= self._transfers.copy_part_bytes:
+            self._abort_uploads(client, self._key(target))  # what an earlier try of this copy left
         source: Any = {"Bucket": self._bucket, "Key": self._key(name)}
         with self._manager(client, self._transfers.copy_part_bytes) as manager:
             manager.copy(source, self._bucket, self._key(target), subscribers=[_Known(size, tag)]).result()
@@ -206,9 +206,15 @@ class S3Storage:
                 )
 
     def _abort_uploads(self, client: S3Client, prefix: str) -> None:
-        for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
-            for upload in page.get("Uploads", []):
-                client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        """Give up unfinished uploads, which are paid for, as far as these credentials may see and end them."""
+        try:
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
+                for upload in page.get("Uploads", []):
+                    client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        except ClientError as error:
+            passing = type(translate(error, Place(self._bucket, prefix, self._access))) is StorageError
+            if passing or is_expired(error):
+                raise
 
     def _insistently(self, name: str, work: Callable[[S3Client], _T]) -> _T:
         """Do it, with new credentials or once more where that may help.

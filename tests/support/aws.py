@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import pytest
 from botocore.config import Config
 
 from agent.storage.access import Access, StorageSettings
@@ -109,6 +110,22 @@ def aws() -> Iterator[Aws]:
     """moto and a door before it."""
     with moto_server() as url, Door(url) as door:
         yield Aws(url, door)
+
+
+@pytest.fixture(scope="session")
+def running_aws() -> Iterator[Aws]:
+    with aws() as running:
+        yield running
+
+
+@pytest.fixture
+def store(running_aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Aws:
+    """S3 with one empty bucket, `bucket`, and the agent's own credentials in the environment."""
+    for name, value in {**CREDENTIALS, "AWS_CONFIG_FILE": str(tmp_path / "none")}.items():
+        monkeypatch.setenv(name, value)
+    running_aws.reset()
+    running_aws.make_bucket()
+    return running_aws
 
 
 def _serve() -> None:

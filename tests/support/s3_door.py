@@ -39,17 +39,23 @@ class Call:
 
 @dataclass
 class Fault:
-    """Something to do wrong with the next `times` calls of the operations. `done` counts them."""
+    """Something to do wrong with the next `times` calls of the operations (none: of all). `done` counts them."""
 
     operations: frozenset[str]
     act: Callable[[_Handler, Call, bytes], None]
     times: int
     key_ends: str = ""
+    skip: int = 0
+    """So many calls pass first."""
     done: int = 0
 
     def takes(self, call: Call) -> bool:
-        """Whether this call is hit."""
-        return self.done < self.times and call.operation in self.operations and call.key.endswith(self.key_ends)
+        """Whether this call is hit. Called once for each call."""
+        meant = not self.operations or call.operation in self.operations
+        if self.done >= self.times or not meant or not call.key.endswith(self.key_ends):
+            return False
+        self.skip -= 1
+        return self.skip < 0
 
 
 class Door:
@@ -105,6 +111,12 @@ class Door:
     ) -> Fault:
         """Answer with an error; a status of 200 makes it an error that looks like a success."""
         return self._add(operations, lambda handler, *_: handler.say_error(status, code, message), times, key_ends)
+
+    def refuse_after(self, calls: int, *, code: str, status: int) -> Fault:
+        """Let so many calls pass, of whatever kind, and refuse all after them."""
+        fault = self.refuse(code=code, status=status)
+        fault.skip = calls
+        return fault
 
     def cut_request(self, *operations: str, after_bytes: int, times: int = 1, key_ends: str = "") -> Fault:
         """Take so much of the body, and reset the connection."""

@@ -6,29 +6,15 @@ import pytest
 
 from agent.storage import open_storage
 from agent.storage.access import Access
-from tests.support.aws import CREDENTIALS, Aws, aws
+from tests.support.aws import running_aws, store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from agent.storage.protocol import Storage
 
 
-@pytest.fixture(scope="session")
-def running_aws() -> Iterator[Aws]:
-    with aws() as running:
-        yield running
-
-
-@pytest.fixture
-def store(running_aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Aws:
-    """S3 with one empty bucket, `bucket`, and the agent's own credentials in the environment."""
-    for name, value in {**CREDENTIALS, "AWS_CONFIG_FILE": str(tmp_path / "none")}.items():
-        monkeypatch.setenv(name, value)
-    running_aws.reset()
-    running_aws.make_bucket()
-    return running_aws
+__all__ = ["running_aws", "store"]
 
 
 @pytest.fixture(params=["file", "s3"])

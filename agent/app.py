@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from agent import failpoints, lock
+from agent import cgroups, failpoints, lock
 from agent.journal import FileJournal
 from agent.launch import Launcher, child_environment
 from agent.link import Link, LinkSettings
@@ -33,6 +33,8 @@ from agent.uploader.child import Uploader
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agent.cgroups import Cgroups
+    from agent.devices import Inventory
     from agent.settings import Settings
 
 _log = structlog.get_logger()
@@ -59,12 +61,13 @@ async def run(settings: Settings) -> int:
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]:
-    inventory = settings.inventory()
+    inventory, journal = settings.inventory(), FileJournal(settings.data_dir)
+    groups = cgroups.found()
     async with contextlib.AsyncExitStack() as stack:
         loops = Loops()
         link_settings = LinkSettings(settings.nats, settings.node, settings.credentials, settings.answer_timeout)
         link = Link(link_settings, woken=lambda: sync.wake())  # noqa: PLW0108  # made just below
-        sync = SyncLoop(link, inventory=inventory, node=settings.node)
+        sync = SyncLoop(link, inventory=inventory, node=settings.node, bounds=_bounds(inventory, groups))
         stack.push_async_callback(link.close)
         reports = ReportSender(link)
         stack.callback(reports.close)
@@ -73,8 +76,8 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         stack.push_async_callback(uploader.close)
         supervisor = Supervisor(
             Collaborators(
-                journal=FileJournal(settings.data_dir),
-                runner=LocalRunner(),
+                journal=journal,
+                runner=LocalRunner(groups, directory_of=journal.directory),
                 control_plane=link,
                 reports=reports,
                 logs=logs,
@@ -97,6 +100,15 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         loops.once("connect", link.connect())
         loops.forever("sync", sync.run(supervisor))
         yield loops, supervisor
+
+
+def _bounds(inventory: Inventory, groups: Cgroups) -> str:
+    """What jobs' bounds are enforced by, in words; a host that cannot is warned of."""
+    if inventory.simulated:
+        return "not enforced: the inventory is a stand-in"
+    if groups.lacking:
+        _log.warning("bounds not enforced", why=groups.lacking)
+    return groups.shown()
 
 
 async def _until_the_end(loops: Loops, told: asyncio.Event, *, node: str) -> int:

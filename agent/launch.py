@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cgroups import Bounds
+from agent.devices import GIB
 from agent.runners.protocol import Launch
 from trainplane import backends
 
@@ -58,7 +60,14 @@ class Launcher:
             argv=tuple(backend.command(sys.executable, str(directory))),
             directory=directory,
             environment=self._environment(assignment),
+            bounds=self._bounds(assignment),
         )
+
+    def _bounds(self, assignment: Assignment) -> Bounds:
+        memory_gb, cpus = assignment.setting("resources.memory_gb"), assignment.setting("resources.cpus")
+        if not self.bounds_enforced:
+            return Bounds()
+        return Bounds(int(memory_gb * GIB) if memory_gb else None, int(cpus) if cpus else None)
 
     def _environment(self, assignment: Assignment) -> dict[str, str]:
         environment = child_environment()

@@ -1,8 +1,9 @@
 """Processes of this host that the agent did not write: told apart, watched, and found again through /proc.
 
 A process is named by (pid, start time, boot id), because a pid alone is given away again. Descendants of a trainer are
-found by the marker in their environment or by its session: a grandchild may have made a session of its own, or cleared
-its environment, seldom both. Linux only: /proc, pidfd, `PR_SET_CHILD_SUBREAPER`.
+found by the marker in their environment, by its session or its control group: a grandchild may have made a session of
+its own, or cleared its environment, seldom both, and nobody leaves a group by accident. Linux only: /proc, pidfd,
+`PR_SET_CHILD_SUBREAPER`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def marked(pid: int, key: AttemptKey) -> bool:
     return f"{MARKER}={key}".encode() in environment.split(b"\0")
 
 
-def members(key: AttemptKey, leader: Process | None, known: frozenset[Process]) -> frozenset[Process]:
+def members(
+    key: AttemptKey, leader: Process | None, known: frozenset[Process], *, grouped: frozenset[int] = frozenset()
+) -> frozenset[Process]:
     """Every process of the attempt that lives now, the agent's own excepted. Takes some ms: not on an event loop.
 
     Args:
@@ -97,6 +100,7 @@ def members(key: AttemptKey, leader: Process | None, known: frozenset[Process]) 
         leader: the attempt's session leader. Its session counts while the leader, dead or alive, still has its
             number, or a member that was seen before still lives in it: so long the number cannot be given away.
         known: members seen before.
+        grouped: the pids in the attempt's control group.
     """
     numbers = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
     everyone = [found for number in numbers if (found := stat(number))]
@@ -105,7 +109,7 @@ def members(key: AttemptKey, leader: Process | None, known: frozenset[Process]) 
     return frozenset(
         Process(found.pid, found.start_ticks, boot_id())
         for found in living
-        if (session is not None and found.session == session) or marked(found.pid, key)
+        if (session is not None and found.session == session) or found.pid in grouped or marked(found.pid, key)
     )
 
 

@@ -281,6 +281,9 @@ class Steps:
             return self._failed(run.key, run.stop_reason, _OWN_STOPS.get(run.stop_reason, run.stop_reason))
         if run.rebooted:
             return self._failed(run.key, NODE_LOST, "the host was restarted while the trainer ran")
+        used = self._with.runner.memory(run.key)
+        if used is not None and used.kills:
+            return self._failed(run.key, "OUT_OF_MEMORY_HOST", wording.out_of_memory(used))
         log = log_tail(self._with.journal.directory(run.key) / "logs" / "rank-0.log")
         words = wording.crash(run.exit_status, last_kind=run.last_kind, log=log)
         return self._failed(run.key, "TRAINER_CRASHED", words)

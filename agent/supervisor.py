@@ -253,10 +253,10 @@ class Supervisor:
             return
         try:
             async with asyncio.timeout(_LOG_CHILD_DELAY_SECONDS):
-                await self.collaborators.runner.gone(process)
+                await self.collaborators.runner.gone(owned.run.key, process)
         except TimeoutError:
             if assignment is not None:
                 directory = self.collaborators.journal.directory(owned.run.key)
                 await self.collaborators.uploader.ship_log(assignment, directory)
-            await self.collaborators.runner.gone(process)
+            await self.collaborators.runner.gone(owned.run.key, process)
         self._change(owned, self._steps.outcome(owned.run.key))

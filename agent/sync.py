@@ -21,12 +21,13 @@ _CHANGE_SECONDS = 0.1
 
 
 class SyncLoop:
-    """Syncs; the first answer makes the agent ready."""
+    """Syncs; the first answer makes the agent ready, which is told with how bounds are enforced."""
 
-    def __init__(self, control_plane: ControlPlane, *, inventory: Inventory, node: str) -> None:
+    def __init__(self, control_plane: ControlPlane, *, inventory: Inventory, node: str, bounds: str) -> None:
         self._control_plane = control_plane
         self._inventory = inventory
         self._node = node
+        self._bounds = bounds
         self._woken = asyncio.Event()
         self._changed = False
         self._last = (0, 0)
@@ -73,7 +74,7 @@ class SyncLoop:
             supervisor.want(answer.wanted)
             if not self._ready:
                 self._ready = True
-                _log.info("agent ready", node=self._node)
+                _log.info("agent ready", node=self._node, bounds=self._bounds)
         return answer.next_sync_seconds
 
     def _is_news(self, answer: SyncAnswer) -> bool:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from agent.cgroups import MemoryUse
+
+_GIB = 1024**3
 _HINTS = {
     signal.SIGKILL: "most likely for want of memory: see the kernel's log, or raise resources.memory_gb",
     signal.SIGSEGV: "a crash in native code",
     signal.SIGBUS: "most likely a full or failing disk, or too little /dev/shm",
     signal.SIGILL: "this CPU lacks an instruction that a library was built for",
 }
-_STATUS_HINTS = {126: "its program could not be executed", 127: "its program was not found"}
+_STATUS_HINTS = {
+    125: "its control group could not be entered",
+    126: "its program could not be executed",
+    127: "its program was not found",
+}
 
 
 def exit_in_words(status: int | None, *, who: str = "the trainer") -> str:
@@ -36,3 +45,17 @@ def crash(status: int | None, *, last_kind: str, log: str) -> str:
     elif status == 0:
         said += " without having finished"
     return f"{said}; the log's last lines:\n{log}" if log else f"{said}; its log is empty"
+
+
+def out_of_memory(used: MemoryUse) -> str:
+    """The message of an attempt of which the kernel killed a process for want of memory."""
+    peak = f"at its peak it used {used.peak_bytes / _GIB:.2f} GiB"
+    if used.limit_bytes is None:
+        return (
+            f"the memory of this node was used up and the kernel killed a process of the trainer; {peak}; ask for "
+            "resources.memory_gb, so that so much is reserved"
+        )
+    return (
+        f"resources.memory_gb: the trainer needed more than its {used.limit_bytes / _GIB:.4g} GiB and the kernel "
+        f"killed a process of it; {peak}; raise resources.memory_gb, or lower tuning_parameters.max_sequence_length"
+    )

@@ -1,51 +1,89 @@
 """Trainers as processes of this host.
 
 An `sh` shim leads the session and records the exit status, so that it is known even if the agent was away when the
-trainer ended. `sh` costs 1.5 ms where Python would cost 30. The shim traps SIGTERM: it must outlive its trainer.
+trainer ended. `sh` costs 1.5 ms where Python would cost 30. The shim traps SIGTERM: it must outlive its trainer. It
+enters the attempt's control group first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import structlog
+
 from agent import processes
+from agent.cgroups import Cgroups, Group, MemoryUse
 from agent.runners.protocol import LaunchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import timedelta
+    from pathlib import Path
 
     from agent.run import AttemptKey, Process
     from agent.runners.protocol import Launch
 
-_SHIM = 'trap : TERM INT HUP; cd "$0" || exit 126; "$@"; echo $? > exit.tmp && mv exit.tmp exit'
+_log = structlog.get_logger()
+#: Its arguments: the directory, the group's entries, `--`, the trainer's command line.
+_SHIM = (
+    'trap : TERM INT HUP; cd "$0" || exit 126; '
+    'while [ "$1" != -- ]; do echo 0 >"$1" || { echo 125 >exit; exit 125; }; shift; done; shift; '
+    '"$@"; echo $? > exit.tmp && mv exit.tmp exit'
+)
+_MEMORY = "memory.json"
+#: How often a group is looked at that loses one process, and not all, when its memory is used up.
+_LOOK_SECONDS = 0.5
+_REMOVE_TRIES = 100
 _KILL_PAUSE_SECONDS = 0.02
 _KILL_PAUSE_LIMIT_SECONDS = 1.0
 
 
 class LocalRunner:
-    """See Runner. Makes the process a subreaper, so that no descendant escapes."""
+    """See Runner. Makes the process a subreaper, so that no descendant escapes.
+
+    Args:
+        cgroups: where groups are made; none: trainers run unbound, and are found by session and marker alone.
+        directory_of: an attempt's directory, where its group is noted.
+    """
 
     name = "local"
 
-    def __init__(self) -> None:
+    def __init__(
+        self, cgroups: Cgroups | None = None, *, directory_of: Callable[[AttemptKey], Path] | None = None
+    ) -> None:
         processes.become_subreaper()
+        self._cgroups = cgroups or Cgroups()
+        self._directory_of = directory_of
         self._shell = shutil.which("sh") or "/bin/sh"
         # Shims whose number must not be given away again before their session was swept.
         self._unswept: set[int] = set()
 
     def start(self, launch: Launch) -> Process:
         """See Runner."""
+        try:
+            group = self._cgroups.make(str(launch.key), launch.bounds, launch.directory)
+        except OSError as error:
+            raise LaunchError(f"the trainer's control group could not be made: {error}") from error
+        try:
+            return self._spawn(launch, group)
+        except LaunchError:
+            group.remove()
+            raise
+
+    def _spawn(self, launch: Launch, group: Group) -> Process:
         log = launch.directory / "logs" / "rank-0.log"
         append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
             pid = os.posix_spawn(
                 self._shell,
-                ["sh", "-c", _SHIM, str(launch.directory), *launch.argv],
+                ["sh", "-c", _SHIM, str(launch.directory), *group.entries, "--", *launch.argv],
                 {**launch.environment, processes.MARKER: str(launch.key)},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -74,12 +112,31 @@ class LocalRunner:
         """See Runner."""
         return processes.lives(process)
 
-    async def gone(self, process: Process) -> None:
+    async def gone(self, key: AttemptKey, process: Process) -> None:
         """See Runner."""
-        await processes.gone(process)
+        group = self._group(key)
+        while group.memory() is not None and not group.kills_as_one:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    return await processes.gone(process)
+            except TimeoutError:
+                used = group.memory()
+                if used is not None and used.kills:
+                    group.kill()
+        return await processes.gone(process)
+
+    def memory(self, key: AttemptKey) -> MemoryUse | None:
+        """See Runner."""
+        if self._directory_of is None:
+            return None
+        try:
+            return MemoryUse(**json.loads((self._directory_of(key) / _MEMORY).read_text(encoding="ascii")))
+        except (OSError, ValueError, TypeError):
+            return self._group(key).memory()
 
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:
         """See Runner."""
+        group = self._group(key)
         left = await self._members(key, process, frozenset())
         if left and grace.total_seconds() > 0:
             for member in _asked(left, process):
@@ -92,6 +149,7 @@ class LocalRunner:
             left = await self._members(key, process, left)
         pause = _KILL_PAUSE_SECONDS
         while left:
+            group.kill()
             for member in left:
                 processes.send_signal(member, signal.SIGKILL)
             await asyncio.sleep(pause)
@@ -100,10 +158,25 @@ class LocalRunner:
         if process is not None:
             self._unswept.discard(process.pid)
         processes.reap_strays(frozenset(self._unswept))
+        await self._dissolve(key, group)
 
-    @staticmethod
-    async def _members(key: AttemptKey, leader: Process | None, known: frozenset[Process]) -> frozenset[Process]:
-        return await asyncio.to_thread(processes.members, key, leader, known)
+    def _group(self, key: AttemptKey) -> Group:
+        return Group(()) if self._directory_of is None else Group.noted(self._directory_of(key))
+
+    async def _dissolve(self, key: AttemptKey, group: Group) -> None:
+        """Keep what the group knows of memory, and remove it; nobody is in it any more."""
+        used = group.memory()
+        if used is not None and self._directory_of is not None:
+            with contextlib.suppress(FileNotFoundError):  # the attempt is forgotten already
+                (self._directory_of(key) / _MEMORY).write_text(json.dumps(asdict(used)))
+        for _ in range(_REMOVE_TRIES):
+            if group.remove():
+                return
+            await asyncio.sleep(_KILL_PAUSE_SECONDS)  # the kernel has not let go of the last one yet
+        _log.warning("control group not removed", job=key.uid, attempt=key.number, groups=list(map(str, group.paths)))
+
+    async def _members(self, key: AttemptKey, leader: Process | None, known: frozenset[Process]) -> frozenset[Process]:
+        return await asyncio.to_thread(lambda: processes.members(key, leader, known, grouped=self._group(key).pids()))
 
 
 def _asked(members: frozenset[Process], leader: Process | None) -> list[Process]:

@@ -3,7 +3,8 @@
             start ─────► (alive) ──► gone ──► sweep
     take_back ─┘            └──► stop ──────────┘
 
-A runner keeps no state of its own that a restarted agent would miss: the `Process` that `start` returns is all.
+A runner keeps no state of its own that a restarted agent would miss: the `Process` that `start` returns, and what it
+noted in the attempt's directory, are all.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from agent.cgroups import Bounds
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
     from pathlib import Path
 
+    from agent.cgroups import MemoryUse
     from agent.run import AttemptKey, Process
 
 
@@ -32,12 +36,14 @@ class Launch:
         argv: the trainer's command line. Never a shell string, never holding a secret.
         directory: the attempt's; becomes the working directory. The exit status is written to `exit` in it.
         environment: the whole environment, the marker excepted.
+        bounds: what all processes of the attempt may use together, where the host can see to it.
     """
 
     key: AttemptKey
     argv: tuple[str, ...]
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 class Runner(Protocol):
@@ -61,8 +67,15 @@ class Runner(Protocol):
         """Whether this very process, and not a later one of its number, still runs."""
         ...
 
-    async def gone(self, process: Process) -> None:
-        """Wait until the trainer has ended, however it was started. Can be cancelled without effect."""
+    async def gone(self, key: AttemptKey, process: Process) -> None:
+        """Wait until the trainer has ended, however it was started. Can be cancelled without effect.
+
+        Where one process of the attempt was killed for want of memory, the others are killed too.
+        """
+        ...
+
+    def memory(self, key: AttemptKey) -> MemoryUse | None:
+        """What the attempt used of its memory, also after it was stopped; None: that is not known here."""
         ...
 
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:

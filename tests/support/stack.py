@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from tests.support.groups import remove_groups
 from tests.support.natsd import Natsd
 from trainplane.v1 import job_service_pb2_grpc, node_service_pb2_grpc
 
@@ -170,12 +171,13 @@ class Stack:
         self.natsd.kill()
 
     def _end_trainers(self, data_dir: Path) -> None:
-        """What agents leave alive by design must not outlive a test."""
+        """What agents leave by design, trainers that live and their control groups, must not outlive a test."""
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 cwd = path.with_name("cwd").readlink()
                 if b"TRAINPLANE_ATTEMPT=" in path.read_bytes() and cwd.is_relative_to(data_dir):
                     os.kill(int(path.parent.name), signal.SIGKILL)
+        remove_groups(data_dir)
 
     def _secret(self, name: str, text: str) -> Path:
         path = self.directory / name

@@ -32,6 +32,7 @@ OPTIONS: dict[str, type] = {
     "hang_at_step": int,
     "ignore_sigterm": bool,
     "grandchild": bool,
+    "eat_memory_mb": int,
     "torn_line_at_step": int,
     "output_bytes": int,
     "log_lines": int,

@@ -8,7 +8,9 @@ ends: a live one is taken back by the next agent.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -44,10 +46,20 @@ def end_children(layout: Layout, *, within: timedelta, tell: Callable[[str], Non
 def end_trainers(layout: Layout) -> None:
     """Kill the processes of this data directory's attempts that no agent ended. Blocks for a moment."""
     try:
-        attempts = {folder.name for folder in (layout.agent / "attempts").iterdir()}
+        attempts = {folder.name: folder for folder in (layout.agent / "attempts").iterdir()}
     except OSError:
         return
     _end([process for process, name in _with(ATTEMPT_MARKER) if name in attempts], seconds=0)
+    for folder in attempts.values():
+        _remove_groups(folder)
+
+
+def _remove_groups(attempt: Path) -> None:
+    """The control groups that an agent noted (docs/trainer-contract.md), once nobody is in them."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        for group in json.loads((attempt / "group.json").read_text())["paths"]:
+            with contextlib.suppress(FileNotFoundError):
+                Path(group).rmdir()
 
 
 def _recorded(layout: Layout) -> list[psutil.Process]:

@@ -45,6 +45,7 @@ KNOBS = (
         False,
         "leave a child in a session of its own that ignores SIGTERM (`grandchild.pid`); ends after 10 min",
     ),
+    Knob("eat_memory_mb", 0, "hold so many MiB before the first step; with `grandchild`, that one holds them"),
     Knob("torn_line_at_step", 0, "write half a JSON line before this step's report"),
     Knob("output_bytes", 4096, "bytes of weights in output/"),
     Knob("log_lines", 1, "lines written to the log at each step"),

@@ -39,10 +39,11 @@ def pretend(attempt_directory: str) -> int:
         document = _assignment(attempt_directory)
         knobs = read_knobs(document["spec"].get("backend_options") or {})
         if knobs["grandchild"]:
-            _leave_grandchild(attempt_directory)
+            _leave_grandchild(attempt_directory, eat_memory_mb=knobs["eat_memory_mb"])
         warden.start(reports, document.get("deadline_seconds"), heed_sigterm=not knobs["ignore_sigterm"])
         for phase in ("FETCHING_MODEL", "PREPARING_DATA", "TRAINING"):
             reports.phase(phase)
+        _held = [] if knobs["grandchild"] else _eat(knobs["eat_memory_mb"])
         _flood(reports, knobs)
         _make_steps(reports, knobs)
         if knobs["exit_code"]:
@@ -66,7 +67,12 @@ def _assignment(attempt_directory: str) -> dict[str, Any]:
     return document
 
 
-def _leave_grandchild(attempt_directory: str) -> None:
+def _eat(mebibytes: int) -> list[bytes]:
+    """So much memory, written to and so really taken."""
+    return [b"\1" * (1 << 20) for _ in range(mebibytes)]
+
+
+def _leave_grandchild(attempt_directory: str, *, eat_memory_mb: int) -> None:
     """A child in a session of its own that ignores SIGTERM. Call before any thread exists."""
     child = os.fork()
     if child:
@@ -75,6 +81,7 @@ def _leave_grandchild(attempt_directory: str) -> None:
         return
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _held = _eat(eat_memory_mb)
     time.sleep(GRANDCHILD_SECONDS)
     os._exit(0)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from controlplane.domain.spec.rules import Rules
 
 _GIB = 2**30
+#: For a job that does not say what memory it needs.
+_RESERVED_GB = 1
 _POSITIONS = {row.name: index for index, row in enumerate(FIELDS)}
 
 
@@ -99,7 +101,7 @@ def _requirement(spec: dict[str, Any]) -> Requirement:
         gpus=resources["gpus"],
         gpu_type=resources.get("gpu_type", ""),
         cpus=resources["cpus"],
-        memory_bytes=int(resources["memory_gb"] * _GIB),
+        memory_bytes=int(resources.get("memory_gb", _RESERVED_GB) * _GIB),
         runner=placement["runner"],
         node=placement.get("node", ""),
         labels=placement.get("labels", {}),

@@ -188,7 +188,7 @@ _RESOURCES = (
         low=0,
         above_low=True,
         high=65536,
-        default=1,
+        default_note="1 is reserved, and nothing enforced",
         doc="GiB of host memory, reserved and enforced.",
     ),
     _number(

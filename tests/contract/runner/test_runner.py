@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent import processes
+from agent import cgroups, processes
 from agent.run import AttemptKey
 from agent.runners.local import LocalRunner
 from agent.runners.protocol import Launch, LaunchError
@@ -25,7 +25,29 @@ if TYPE_CHECKING:
 
     from agent.runners.protocol import Runner
 
-RUNNERS: dict[str, Callable[[], Runner]] = {"local": LocalRunner}
+
+def grouped(directory_of: Callable[[AttemptKey], Path]) -> Runner:
+    """The local runner where the host has control groups, with memory among them."""
+    groups = cgroups.found()
+    if "memory" not in groups.enforced:
+        pytest.skip(f"this host enforces no bounds: {groups.shown()}")
+    return LocalRunner(groups, directory_of=directory_of)
+
+
+def in_v2(directory_of: Callable[[AttemptKey], Path]) -> Runner:
+    """The local runner in version 2's tree, which is there without controllers also where version 1 has them."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    trees = [Path(point) for _, point, kind, *_ in mounts if kind == "cgroup2"]
+    if not trees or not os.access(trees[0], os.W_OK):
+        pytest.skip("this host has no cgroup v2 tree that may be written")
+    return LocalRunner(cgroups.Cgroups((trees[0],)), directory_of=directory_of)
+
+
+RUNNERS: dict[str, Callable[[Callable[[AttemptKey], Path]], Runner]] = {
+    "local": lambda directory_of: LocalRunner(directory_of=directory_of),
+    "local in groups": grouped,
+    "local in v2 groups": in_v2,
+}
 AT_ONCE = timedelta(0)
 SHORT = timedelta(seconds=0.3)
 PATIENT = timedelta(seconds=30)
@@ -50,15 +72,15 @@ os.rename("pids.tmp", "ready")
 
 
 @pytest.fixture(params=RUNNERS)
-def runner(request: pytest.FixtureRequest) -> Runner:
-    return RUNNERS[request.param]()
+def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
+    return RUNNERS[request.param](lambda key: tmp_path / str(key))
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Launch:
-    (tmp_path / "logs").mkdir()
     key = AttemptKey(f"JOB-{secrets.token_hex(5)}", 1)
-    return Launch(key, (sys.executable, "-c", SLEEP), tmp_path, {"PATH": os.environ["PATH"]})
+    (tmp_path / str(key) / "logs").mkdir(parents=True)
+    return Launch(key, (sys.executable, "-c", SLEEP), tmp_path / str(key), {"PATH": os.environ["PATH"]})
 
 
 def running(launch: Launch, code: str) -> Launch:
@@ -78,7 +100,7 @@ def alive(pid: int) -> bool:
 async def test_a_trainer_runs_in_its_directory_with_its_marker_and_logs_there(runner: Runner, launch: Launch) -> None:
     code = "import os, sys; print(os.getcwd(), os.environ['TRAINPLANE_ATTEMPT'], flush=True); print('oops', file=sys.stderr)"
     process = runner.start(running(launch, code))
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     log = (launch.directory / "logs" / "rank-0.log").read_text()
     assert log == f"{launch.directory} {launch.key}\noops\n"
     await runner.stop(launch.key, process, AT_ONCE)
@@ -89,7 +111,7 @@ async def test_a_trainer_runs_in_its_directory_with_its_marker_and_logs_there(ru
 )
 async def test_the_exit_status_is_written_down(runner: Runner, launch: Launch, code: str, status: str) -> None:
     process = runner.start(running(launch, code))
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     assert (launch.directory / "exit").read_text() == f"{status}\n"
     await runner.stop(launch.key, process, AT_ONCE)
     assert not runner.alive(process)
@@ -97,7 +119,7 @@ async def test_the_exit_status_is_written_down(runner: Runner, launch: Launch, c
 
 async def test_a_trainer_gets_nothing_of_the_runners_own_environment(runner: Runner, launch: Launch) -> None:
     process = runner.start(running(launch, "import os; print(sorted(os.environ))"))
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     names = (launch.directory / "logs" / "rank-0.log").read_text()
     assert set(eval(names)) <= {"PATH", "TRAINPLANE_ATTEMPT", "PWD", "OLDPWD", "SHLVL", "_", "LC_CTYPE"}
     await runner.stop(launch.key, process, AT_ONCE)
@@ -135,7 +157,7 @@ async def test_stopping_leaves_neither_a_session_of_its_own_nor_a_cleared_enviro
 async def test_sweeping_after_the_trainer_ended_leaves_nothing_either(runner: Runner, launch: Launch) -> None:
     process = runner.start(running(launch, LEAVES))
     left = [int(pid) for pid in (await ready(launch)).split()]
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     assert all(map(alive, left))
     await runner.stop(launch.key, process, AT_ONCE)
     assert not any(map(alive, left))
@@ -149,7 +171,8 @@ async def test_stopping_twice_and_stopping_what_never_was_are_harmless(runner: R
 
 
 async def test_another_attempts_trainer_is_left_alone(runner: Runner, launch: Launch, tmp_path: Path) -> None:
-    other = replace(launch, key=replace(launch.key, number=11), directory=tmp_path / "other")
+    number_11 = replace(launch.key, number=11)
+    other = replace(launch, key=number_11, directory=tmp_path / str(number_11))
     (other.directory / "logs").mkdir(parents=True)
     first, second = runner.start(launch), runner.start(other)
     await runner.stop(launch.key, first, AT_ONCE)
@@ -168,7 +191,7 @@ async def test_a_later_process_of_the_same_number_is_not_taken_for_the_trainer(r
     process = runner.start(launch)
     for stranger in (replace(process, start_ticks=process.start_ticks + 1), replace(process, boot_id="before")):
         assert not runner.alive(stranger)
-        await runner.gone(stranger)
+        await runner.gone(AttemptKey("STRANGER", 1), stranger)
         await runner.stop(AttemptKey("STRANGER", 1), stranger, AT_ONCE)
     assert runner.alive(process)
     await runner.stop(launch.key, process, AT_ONCE)
@@ -177,7 +200,7 @@ async def test_a_later_process_of_the_same_number_is_not_taken_for_the_trainer(r
 async def test_waiting_for_the_end_can_be_given_up(runner: Runner, launch: Launch) -> None:
     process = runner.start(launch)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(runner.gone(process), 0.05)
+        await asyncio.wait_for(runner.gone(launch.key, process), 0.05)
     assert runner.alive(process)
     await runner.stop(launch.key, process, AT_ONCE)
 
@@ -188,14 +211,14 @@ async def test_a_trainer_does_not_inherit_a_blocked_or_ignored_signal(runner: Ru
         process = runner.start(running(launch, "import signal; print(signal.getsignal(2) is not signal.SIG_IGN)"))
     finally:
         signal.signal(signal.SIGINT, before)
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     assert (launch.directory / "logs" / "rank-0.log").read_text() == "True\n"
     await runner.stop(launch.key, process, AT_ONCE)
 
 
 async def test_a_program_that_is_not_there_is_told_by_its_status(runner: Runner, launch: Launch) -> None:
     process = runner.start(replace(launch, argv=("/no/such/program",)))
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     assert (launch.directory / "exit").read_text() == "127\n"
     await runner.stop(launch.key, process, AT_ONCE)
 
@@ -207,7 +230,7 @@ async def test_what_cannot_be_started_at_all_is_an_error_in_words(runner: Runner
 
 async def test_no_zombie_is_left(runner: Runner, launch: Launch) -> None:
     process = runner.start(running(launch, LEAVES))
-    await runner.gone(process)
+    await runner.gone(launch.key, process)
     await runner.stop(launch.key, process, AT_ONCE)
     zombies = [
         found

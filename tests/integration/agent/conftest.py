@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.fake_control_plane import FakeControlPlane, Job
+from tests.support.groups import remove_groups
 from tests.support.natsd import Natsd, natsd
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _end_trainers(data_dir: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
             if str(data_dir) in (entry / "cmdline").read_bytes().decode(errors="replace"):
                 os.kill(int(entry.name), signal.SIGKILL)
+    remove_groups(data_dir)
 
 
 def mock_spec(tmp_path: Path, **knobs: Any) -> dict[str, Any]:

@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sts-endpoint", metavar="URL", help="where roles are assumed; default AWS")
     parser.add_argument("--s3-region", metavar="NAME", help="default as the AWS configuration says")
     parser.add_argument("--ca-bundle", metavar="FILE", help="PEM file of whom to trust for these endpoints")
+    parser.add_argument("--hub-endpoint", metavar="URL", help="a model hub; default HF_ENDPOINT, or the public one")
+    parser.add_argument("--hub-token-file", metavar="FILE", help="the platform's hub token, for jobs without one")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where models are kept; default cache in the data directory")
+    parser.add_argument("--cache-gb", type=float, metavar="N", help="GiB of models to keep; default 200")
     parser.add_argument(
         "--end-trainers-on-exit", action="store_true", help="end all trainers when the agent is told to end"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent import cgroups, failpoints, lock
+from agent.fetching import Fetching
 from agent.journal import FileJournal
 from agent.launch import Launcher, child_environment
 from agent.link import Link, LinkSettings
@@ -29,6 +30,7 @@ from agent.storage.access import ambient
 from agent.supervisor import Supervisor
 from agent.sync import SyncLoop
 from agent.uploader.child import Uploader
+from agent.uploader.fetcher import Fetcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,8 +74,11 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         reports = ReportSender(link)
         stack.callback(reports.close)
         logs = LogSender(link)
-        uploader = Uploader({**child_environment(), **failpoints.inherited()}, settings.storage(), ambient())
+        environment = {**child_environment(), **failpoints.inherited()}
+        uploader = Uploader(environment, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
+        journal = FileJournal(settings.data_dir)
+        fetcher = Fetcher(environment, settings.inputs(), settings.storage(), ambient(), settings.data_dir)
         supervisor = Supervisor(
             Collaborators(
                 journal=journal,
@@ -82,6 +87,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 reports=reports,
                 logs=logs,
                 uploader=uploader,
+                fetching=Fetching(journal, fetcher),
                 launcher=Launcher(settings.model_root, bounds_enforced=not inventory.simulated),
                 sealing_key=SealingKey(),
                 grace=settings.grace,

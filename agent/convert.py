@@ -160,7 +160,10 @@ def _published(time: Timestamp, fields: dict[str, Any]) -> report_pb2.Report:
 _NEWS: dict[str, Callable[[Timestamp, dict[str, Any]], report_pb2.Report]] = {
     "started": lambda time, fields: report_pb2.Report(time=time, started=report_pb2.Started(pid=fields["pid"])),
     "phase": lambda time, fields: report_pb2.Report(
-        time=time, phase_changed=report_pb2.PhaseChanged(phase=fields["phase"])
+        time=time, phase_changed=report_pb2.PhaseChanged(phase=fields["phase"], message=fields.get("message", ""))
+    ),
+    "fetched": lambda time, fields: report_pb2.Report(
+        time=time, fetched=report_pb2.Fetched(base_model_commit=fields["base_model_commit"])
     ),
     "progress": _progressed,
     "warning": lambda time, fields: report_pb2.Report(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TERMINAL_KINDS = frozenset({"failed", "stopped", "published", "finished"})
+#: What the agent itself may report before it starts a trainer, whose first line is `started`.
+_BEFORE_THE_TRAINER = frozenset({"phase", "fetched"})
 _TAIL_BYTES = 256 * 1024
 
 
@@ -36,12 +38,14 @@ class JournalError(Exception):
 class Record:
     """What is durable about one attempt; a part that was not written is empty or None.
 
-    `reported`: there is a report file. `last_kind`: its last terminal line's kind.
+    `fetched`: its inputs are here. `reported`: its trainer has written a report. `last_kind`: the last terminal line's
+    kind.
     """
 
     nonce: bytes
     boot_id: str = ""
     assignment: Assignment | None = None
+    fetched: bool = False
     process: Process | None = None
     stop_reason: str = ""
     own_stop: bool = False
@@ -76,6 +80,10 @@ class Journal(Protocol):
 
     def write_assignment(self, key: AttemptKey, assignment: Assignment) -> None:
         """Note what to train. Not durable, only atomic: a power cut ends the attempt anyway."""
+        ...
+
+    def write_inputs(self, key: AttemptKey, inputs: Mapping[str, Any]) -> None:
+        """Note where the model and datasets are that were fetched. Durable."""
         ...
 
     def write_process(self, key: AttemptKey, process: Process) -> None:
@@ -149,19 +157,24 @@ class FileJournal:
             nonce=bytes.fromhex(claim.get("nonce", "")),
             boot_id=claim.get("boot_id", ""),
             assignment=_assignment(directory / "assignment.json"),
+            fetched=_read(directory / "inputs.json") is not None,
             process=None if process is None else Process(**process),
             stop_reason=stop.get("reason", ""),
             own_stop=stop.get("own", False),
             staged_digest=(_read(directory / "staged.json") or {}).get("manifest_digest", ""),
             publication=_read(directory / "published.json"),
             exit_status=_exit_status(directory / "exit"),
-            reported=(directory / "reports.jsonl").exists(),
+            reported=_trainer_reported(directory / "reports.jsonl"),
             last_kind=last_terminal_kind(directory / "reports.jsonl"),
         )
 
     def write_assignment(self, key: AttemptKey, assignment: Assignment) -> None:
         """See Journal."""
         self._put(self.directory(key) / "assignment.json", assignment.to_json(), durable=False)
+
+    def write_inputs(self, key: AttemptKey, inputs: Mapping[str, Any]) -> None:
+        """See Journal."""
+        self._put(self.directory(key) / "inputs.json", inputs)
 
     def write_process(self, key: AttemptKey, process: Process) -> None:
         """See Journal."""
@@ -266,6 +279,22 @@ def _exit_status(path: Path) -> int | None:
         return None
     # A shell says 128 + n for a child that signal n ended.
     return 128 - status if status > 128 else status
+
+
+def _trainer_reported(path: Path) -> bool:
+    """Whether a report file has a line of the trainer's, a torn one included: the agent's own come before it."""
+    try:
+        with path.open("rb") as lines:
+            return any(_kind(line) not in _BEFORE_THE_TRAINER for line in lines)
+    except FileNotFoundError:
+        return False
+
+
+def _kind(line: bytes) -> str:
+    try:
+        return str(json.loads(line)["kind"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def last_terminal_kind(path: Path) -> str:

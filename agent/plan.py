@@ -30,6 +30,7 @@ class Do(enum.Enum):
     ADOPT = "make its directory, with the claim's nonce"
     ASK = "ask for the claim's answer until there is one"
     CHECK = "see that what it will write can be written"
+    FETCH = "bring its model and datasets here"
     START = "start the trainer"
     ORDER_STOP = "write down that it must stop, and why"
     KILL = "end every process of it"
@@ -45,7 +46,7 @@ class Do(enum.Enum):
 
 
 #: What a stop order may interrupt; everything else is short, or must not be torn.
-INTERRUPTIBLE = frozenset({Do.CHECK, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
+INTERRUPTIBLE = frozenset({Do.CHECK, Do.FETCH, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,9 @@ def _next(run: Run) -> Do | None:  # noqa: PLR0911  # a table, in the order of i
 def _starting(run: Run) -> Do | None:
     if not run.asked or run.assignment is None:
         return None
-    return Do.START if run.checked or not run.assignment.writes_far else Do.CHECK
+    if run.assignment.writes_far and not run.checked:
+        return Do.CHECK
+    return Do.FETCH if run.assignment.fetches and not run.fetched else Do.START
 
 
 def _publishing(run: Run) -> Do | None:

@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+#: Providers of models that are not on the node.
+ELSEWHERE = frozenset({"huggingface", "s3"})
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,64})\.([1-9][0-9]{0,8})")
 
 
@@ -127,6 +129,21 @@ class Assignment:
         places = (self.setting("artifacts.output_uri"), self.setting("artifacts.log_uri"))
         return any(place and not place.startswith("file:") for place in places)
 
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether its trainer reads a model and rows at all; the fake one does not."""
+        return bool(self.setting("backend") != "mock")
+
+    @property
+    def fetches(self) -> bool:
+        """Whether its model, or a dataset, has to be brought here before it may start."""
+        if not self.reads_inputs:
+            return False
+        sources = [dataset.get("source") or "" for dataset in self.setting("datasets") or ()]
+        if any(source and not source.startswith("file://") for source in sources):
+            return True
+        return self.setting("base_model.provider") in ELSEWHERE or bool(self.setting("base_model.weights_url"))
+
     def setting(self, path: str) -> Any:
         """The spec's value at a dotted path, or None where it was not set."""
         value: Any = self.spec
@@ -145,6 +162,7 @@ class Run:
         claim_refused: the answer was no. Nothing stops for it: only a stop order stops.
         assignment: what to train, once known.
         checked: what it will write can be written.
+        fetched: what it needs from elsewhere is on this node.
         started: a trainer was started, even if its process is not known any more.
         process: that trainer, alive or not.
         alive: that process lives.
@@ -165,6 +183,7 @@ class Run:
     claim_refused: bool = False
     assignment: Assignment | None = None
     checked: bool = False
+    fetched: bool = False
     started: bool = False
     process: Process | None = None
     alive: bool = False

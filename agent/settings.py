@@ -17,7 +17,9 @@ from pydantic_settings import (
 )
 
 from agent.devices import Inventory, declared, found, parse_stand_in
+from agent.inputs.settings import PUBLIC_HUB, InputSettings
 from agent.storage.access import StorageSettings
+from trainplane.addresses import OutboundRules
 from trainplane.wire import subjects
 
 ENV_PREFIX = "TRAINPLANE_AGENT_"
@@ -75,6 +77,23 @@ class Settings(BaseSettings):
 
     storage_patience: timedelta = timedelta(minutes=30)
     """How long a finished output waits for a store that does not answer, before the attempt is STORAGE_UNAVAILABLE."""
+    hub_endpoint: str = Field(default_factory=lambda: os.environ.get("HF_ENDPOINT") or PUBLIC_HUB)
+    """URL of the model hub, or of a mirror of it. Default: `HF_ENDPOINT`, else the public one."""
+
+    hub_token_file: Path | None = None
+    """File with the platform's own hub token: every job without `base_model.auth_token` then reads what it may read."""
+
+    cache_dir: Path | None = None
+    """Where models of the hub are kept for all jobs of a project. Default: `cache` in `data_dir`."""
+
+    cache_gb: float = Field(default=200, gt=0)
+    """GiB of models to keep: above, the longest unused go first. What jobs use stays; no download may be larger."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, or `*.name`, that `base_model.weights_url` may lead to although their addresses are not public."""
+
+    allowed_networks: tuple[str, ...] = ()
+    """Networks that it may lead to beside the public internet, as `10.0.0.0/8`."""
 
     grace: timedelta = timedelta(seconds=10)
     """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
@@ -108,7 +127,7 @@ class Settings(BaseSettings):
             raise ValueError("must not hold a user or password; use credentials")
         return url
 
-    @field_validator("s3_endpoint", "sts_endpoint")
+    @field_validator("s3_endpoint", "sts_endpoint", "hub_endpoint")
     @classmethod
     def _endpoint_is_a_bare_url(cls, url: str | None) -> str | None:
         if url is not None and (not url.startswith(("http://", "https://")) or "@" in url):
@@ -128,7 +147,13 @@ class Settings(BaseSettings):
             parse_stand_in(gpus)
         return gpus
 
-    @field_validator("data_dir", "credentials", "ca_bundle", mode="after")
+    @field_validator("allowed_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        OutboundRules.of(networks=networks)
+        return networks
+
+    @field_validator("data_dir", "credentials", "ca_bundle", "hub_token_file", "cache_dir", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
@@ -154,6 +179,18 @@ class Settings(BaseSettings):
             sts_endpoint=self.sts_endpoint,
             region=self.s3_region,
             ca_bundle=None if self.ca_bundle is None else str(self.ca_bundle),
+        )
+
+    def inputs(self) -> InputSettings:
+        """Where inputs come from, and how much of them this node keeps."""
+        return InputSettings(
+            cache_dir=str(self.cache_dir or self.data_dir / "cache"),
+            cache_bytes=int(self.cache_gb * 2**30),
+            hub_endpoint=self.hub_endpoint.rstrip("/"),
+            hub_token_file=None if self.hub_token_file is None else str(self.hub_token_file),
+            ca_bundle=None if self.ca_bundle is None else str(self.ca_bundle),
+            allowed_hosts=self.allowed_hosts,
+            allowed_networks=self.allowed_networks,
         )
 
     def shown(self) -> dict[str, Any]:

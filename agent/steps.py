@@ -18,6 +18,7 @@ import structlog
 
 from agent import processes, wording
 from agent.failpoints import failpoint
+from agent.inputs.failures import InputError
 from agent.journal import JournalError, log_tail
 from agent.launch import LaunchRefusedError
 from agent.plan import DEADLINE_EXCEEDED, Action, Do
@@ -30,6 +31,7 @@ from agent.uploader.failures import BUCKET_NOT_FOUND, DISK_FULL, STORAGE_DENIED,
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
+    from agent.fetching import Fetching
     from agent.journal import Journal
     from agent.launch import Launcher
     from agent.logs import LogSender
@@ -65,6 +67,7 @@ class Collaborators:
     reports: ReportSender
     logs: LogSender
     uploader: Uploader
+    fetching: Fetching
     launcher: Launcher
     sealing_key: SealingKey
     grace: timedelta
@@ -84,6 +87,7 @@ class Steps:
         self._steps: dict[Do, Callable[[Run], Coroutine[Any, Any, Changes]]] = {
             Do.ASK: self._ask,
             Do.CHECK: self._check,
+            Do.FETCH: self._fetch,
             Do.START: self._start,
             Do.KILL: self._kill,
             Do.SWEEP: self._sweep,
@@ -157,6 +161,16 @@ class Steps:
         return (
             self._failed(run.key, answer.reason, str(answer)) if isinstance(answer, UploadError) else {"checked": True}
         )
+
+    async def _fetch(self, run: Run) -> Changes:
+        secrets = self._secrets.get(run.key, {})
+        try:
+            assignment = await self._with.fetching.carry_out(
+                _assigned(run), secrets, lambda report: self._append(run.key, report)
+            )
+        except InputError as error:
+            return self._failed(run.key, error.reason, str(error))
+        return {"fetched": True, "assignment": assignment}
 
     async def _start(self, run: Run) -> Changes:
         directory = self._with.journal.directory(run.key)

@@ -156,6 +156,7 @@ class Supervisor:
         return Run(
             key=key,
             assignment=record.assignment,
+            fetched=record.fetched,
             started=rebooted or process is not None or record.exit_status is not None or record.reported,
             process=process,
             alive=process is not None and runner.alive(process),

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from agent.inputs.failures import InputError
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
 from agent.uploader import publishing, segments
 from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
+
+#: One child of a kind at a time for an attempt; whoever comes later waits.
+_LOCKS = {"ship": "segments", "fetch": "inputs", "probe": "probe"}
 
 
 def main() -> int:
@@ -25,21 +30,27 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     directory = Path(job["directory"])
-    lock = "segments" if job["command"] == "ship" else "output"
-    with (directory / f".{lock}.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with (directory / f".{_LOCKS.get(job['command'], 'output')}.lock").open("w") as held:
+        if job["command"] != "probe":
+            fcntl.flock(held, fcntl.LOCK_EX)
         try:
             answer = {"ok": True, **_carry_out(job, directory)}
-        except UploadError as error:
+        except (UploadError, InputError) as error:
             answer = {"ok": False, "reason": error.reason, "message": str(error)}
         except UnsupportedURIError as error:
             answer = {"ok": False, "reason": CONFIG_INVALID, "message": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    if job["command"] == "fetch":
+        # Downloads that one failure made pointless are not waited for.
+        os._exit(0)
     return 0
 
 
 def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     adopt_ambient(job["ambient"])
+    if job["command"] in {"fetch", "probe"}:
+        return _input(job)
     storage = open_storage(job["uri"], Access.parse(job["access"]))
     if job["command"] == "ship":
         segments.ship_until_end_of_input(segments.SegmentShipper(storage, directory, job["attempt"]))
@@ -71,6 +82,13 @@ def _check(output: publishing.Output, job: dict[str, Any]) -> None:
             check_writable(storage)
         except OSError as error:
             raise from_os_error(error, what="writing below artifacts.log_uri") from error
+
+
+def _input(job: dict[str, Any]) -> dict[str, Any]:
+    from agent.inputs import fetch, probe, telling
+
+    wanted = fetch.FetchJob.parse(job)
+    return fetch.fetch(wanted, telling.Teller()) if job["command"] == "fetch" else probe.probe(wanted)
 
 
 if __name__ == "__main__":

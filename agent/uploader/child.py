@@ -24,6 +24,8 @@ _log = structlog.get_logger()
 _SHIP_REST_SECONDS = 30.0
 _CLOSE_SECONDS = 3.0
 _END_SECONDS = 2.0
+#: A thousand datasets' paths are one line of an answer.
+_LINE_BYTES = 16 << 20
 
 
 class Uploader:
@@ -144,17 +146,23 @@ class Uploader:
         return {"uri": assignment.setting(field), "access": access.to_json(), "ambient": self._credentials}
 
     async def _start(self, job: Mapping[str, Any], directory: Path) -> Process:
-        with (directory / "logs" / "uploader.log").open("ab") as log:
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "agent.uploader"),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=log,
-                env=self._environment,
-            )
-        if child.stdin is not None:
-            child.stdin.write(json.dumps(job).encode() + b"\n")
-        return child
+        return await start_child(job, environment=self._environment, log=directory / "logs" / "uploader.log")
+
+
+async def start_child(job: Mapping[str, Any], *, environment: Mapping[str, str], log: Path) -> Process:
+    """Start a child with a job. Secrets are in the job only: it goes to the child's stdin, whose end we hold."""
+    with log.open("ab") as stderr:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "agent.uploader"),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=stderr,
+            env=dict(environment),
+            limit=_LINE_BYTES,
+        )
+    if child.stdin is not None:
+        child.stdin.write(json.dumps(job).encode() + b"\n")
+    return child
 
 
 async def _end(child: Process) -> None:

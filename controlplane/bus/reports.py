@@ -68,7 +68,10 @@ def _report(of: report_pb2.Report, attempt: int) -> requests.Report:
 #: Every other kind; `unreadable`, and what a later version may send, are not in it.
 _NEWS: dict[str | None, Callable[[report_pb2.Report, int], AttemptNews]] = {
     "started": lambda of, attempt: news.Started(attempt),  # noqa: ARG005 - the pid is the node's business
-    "phase_changed": lambda of, attempt: news.PhaseChanged(attempt, word(of.phase_changed.phase)),
+    "phase_changed": lambda of, attempt: news.PhaseChanged(
+        attempt, word(of.phase_changed.phase), message(of.phase_changed.message)
+    ),
+    "fetched": lambda of, attempt: news.Fetched(attempt, word(of.fetched.base_model_commit)),
     "warned": lambda of, attempt: news.Warned(attempt, word(of.warned.reason), message(of.warned.message)),
     "failed": lambda of, attempt: news.Failed(attempt, word(of.failed.reason), message(of.failed.message)),
     "stopped": lambda of, attempt: news.Stopped(attempt, word(of.stopped.reason)),

@@ -112,7 +112,8 @@ def _refused(course: _Course, news: n.Refused) -> None:
 
 
 def _started(course: _Course, _news: Any) -> None:
-    course.move(R, EventType.STARTED, start_time_us=course.job.start_time_us or course.now_us)
+    # The message was how far the fetching of its inputs is.
+    course.move(R, EventType.STARTED, start_time_us=course.job.start_time_us or course.now_us, message="")
 
 
 def _started_first(then: _Step) -> _Step:
@@ -126,9 +127,16 @@ def _started_first(then: _Step) -> _Step:
 
 
 def _phase(course: _Course, news: n.PhaseChanged) -> None:
-    if news.phase != course.job.phase:
-        course.change(phase=news.phase)
+    if (news.phase, news.message) != (course.job.phase, course.job.message):
+        course.change(phase=news.phase, message=news.message)
         course.tell(EventType.PHASE_CHANGED)
+
+
+def _phase_starting(course: _Course, news: n.PhaseChanged) -> None:
+    """What its node does before a trainer runs does not start it; a phase of the trainer's own says that it runs."""
+    if news.phase not in _BEFORE_TRAINER:
+        _started(course, news)
+    _phase(course, news)
 
 
 def _progress(course: _Course, news: n.Progressed) -> None:
@@ -284,7 +292,10 @@ def _not_allowed(course: _Course, news: Any) -> None:
     )
 
 
+#: What the node itself does, before a trainer runs.
+_BEFORE_TRAINER = frozenset({"FETCHING_MODEL", "PREPARING_DATA"})
 _TRAINER: dict[type, _Step] = {
+    n.Fetched: _ignore,
     n.Started: _ignore,
     n.PhaseChanged: _phase,
     n.Progressed: _progress,
@@ -306,6 +317,8 @@ _ROWS: dict[State, dict[type, _Step]] = {
     },
     ST: {
         **{kind: _started_first(step) for kind, step in _TRAINER.items()},
+        n.Fetched: _ignore,
+        n.PhaseChanged: _phase_starting,
         n.Started: _started,
         n.Failed: _failed,
         n.Stopped: _stopped_unasked,

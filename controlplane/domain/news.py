@@ -49,6 +49,14 @@ class Requeued:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """Its model is on its node; its trainer's process does not run yet."""
+
+    attempt: int
+    base_model_commit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Its trainer's process runs."""
 
@@ -61,6 +69,8 @@ class PhaseChanged:
 
     attempt: int
     phase: str
+    message: str = ""
+    """How far it is with it, for people; empty: nothing to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +139,23 @@ class Lost:
 
 Command = Cancel | Pause | Resume
 AttemptNews = (
-    Started | PhaseChanged | Progressed | Warned | Finished | CommitGranted | Published | Failed | Stopped | Lost
+    Fetched
+    | Started
+    | PhaseChanged
+    | Progressed
+    | Warned
+    | Finished
+    | CommitGranted
+    | Published
+    | Failed
+    | Stopped
+    | Lost
 )
 News = Command | Assigned | Refused | Requeued | AttemptNews
 
 COMMANDS = (Cancel, Pause, Resume)
 ATTEMPT_NEWS = (
+    Fetched,
     Started,
     PhaseChanged,
     Progressed,

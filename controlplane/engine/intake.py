@@ -108,6 +108,8 @@ class _Reading:
         except IllegalNews as error:  # an agent that lies, or a bug: it must not stop the others' reports
             _log.error("illegal_report", job=job.job_id, attempt=ref.number, node=self._batch.node, why=str(error))
             return job
+        if isinstance(news, n.Fetched) and ref.number == job.attempt and not job.terminal:
+            self._changes.tx.set_base_model_commit(job.uid, news.base_model_commit)
         if isinstance(news, (n.Started, *_ENDS)):
             self._keep_attempt(ref, news)
         if isinstance(news, n.Published) and report.output is not None:

@@ -147,6 +147,10 @@ class Transaction(Protocol):
         """Fixes what the job really runs with, at its first placement."""
         ...
 
+    def set_base_model_commit(self, uid: str, commit: str) -> None:
+        """Records which commit of its base model the job's newest attempt trains."""
+        ...
+
     # events
     def append_events(self, events: Sequence[StoredEvent]) -> None:
         """Stores events; a number that is taken is a bug and raises."""

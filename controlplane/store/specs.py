@@ -34,6 +34,9 @@ _EFFECTIVE = select(_s.effective_spec).where(_s.uid == bindparam("uid"))
 _SET_EFFECTIVE = (
     update(tables.job_specs).where(_s.uid == bindparam("of_uid")).values(effective_spec=bindparam("effective"))
 )
+_SET_COMMIT = (
+    update(tables.job_specs).where(_s.uid == bindparam("of_uid")).values(base_model_commit=bindparam("commit"))
+)
 
 
 class Specs(Bound):
@@ -66,3 +69,7 @@ class Specs(Bound):
     def set_effective_spec(self, uid: str, effective: str) -> None:
         """Fixes what the job really runs with, at its first placement."""
         self._run(_SET_EFFECTIVE, {"of_uid": uid, "effective": effective})
+
+    def set_base_model_commit(self, uid: str, commit: str) -> None:
+        """Records which commit of its base model the job's newest attempt trains."""
+        self._run(_SET_COMMIT, {"of_uid": uid, "commit": commit})

@@ -39,10 +39,14 @@ class MemoryJournal:
         reports = self.reports.get(key, [])
         terminal = [str(report["kind"]) for report in reports if report.get("kind") in TERMINAL_KINDS]
         record = self._records.get(key, Record(nonce=b""))
-        return replace(record, reported=bool(reports), last_kind=terminal[-1] if terminal else "")
+        by_trainer = any(report["kind"] not in {"phase", "fetched"} for report in reports)
+        return replace(record, reported=by_trainer, last_kind=terminal[-1] if terminal else "")
 
     def write_assignment(self, key: AttemptKey, assignment: Assignment) -> None:
         self._change(key, assignment=assignment)
+
+    def write_inputs(self, key: AttemptKey, inputs: Mapping[str, Any]) -> None:
+        self._change(key, fetched=bool(inputs))
 
     def write_process(self, key: AttemptKey, process: Process) -> None:
         self._change(key, process=process)

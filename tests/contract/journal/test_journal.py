@@ -60,6 +60,22 @@ def test_the_last_terminal_report_is_known(journal: Journal) -> None:
     assert journal.load(KEY).reported
 
 
+def test_what_the_agent_reports_before_the_trainer_runs_is_no_report_of_the_trainers(journal: Journal) -> None:
+    journal.create(KEY, NONCE, "boot")
+    for kind in ("phase", "fetched", "phase"):
+        journal.append_report(KEY, {"kind": kind})
+        assert not journal.load(KEY).reported
+    journal.append_report(KEY, {"kind": "started"})
+    assert journal.load(KEY).reported
+
+
+def test_fetched_inputs_are_remembered(journal: Journal) -> None:
+    journal.create(KEY, NONCE, "boot")
+    assert not journal.load(KEY).fetched
+    journal.write_inputs(KEY, {"model": {"path": "/model", "name": "owner/name", "commit": "c0"}, "datasets": []})
+    assert journal.load(KEY).fetched
+
+
 def test_attempts_are_listed_in_order_and_forgotten_when_removed(journal: Journal) -> None:
     keys = [AttemptKey("B", 1), AttemptKey("A", 10), AttemptKey("A", 2)]
     for key in keys:

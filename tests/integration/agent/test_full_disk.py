@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.fetching import Fetching
+from agent.inputs.settings import InputSettings
 from agent.journal import FileJournal
 from agent.launch import Launcher, child_environment
 from agent.logs import LogSender
@@ -20,8 +22,10 @@ from agent.run import AttemptKey, Stage
 from agent.runners.local import LocalRunner
 from agent.sealing import SealingKey
 from agent.steps import Collaborators
+from agent.storage.access import StorageSettings
 from agent.supervisor import Supervisor
 from agent.uploader.child import Uploader
+from agent.uploader.fetcher import Fetcher
 from tests.integration.agent.conftest import mock_spec, until
 from tests.support.journals import FailingJournal
 
@@ -61,13 +65,17 @@ class Agreeable:
 async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     control_plane: Any = Agreeable(mock_spec(tmp_path, steps=2, step_seconds=0.01))
     reports, logs, loops = ReportSender(control_plane), LogSender(control_plane), Loops()
+    journal = FailingJournal(FileJournal(tmp_path / "agent"))
+    inputs = InputSettings(cache_dir=str(tmp_path / "cache"), cache_bytes=1)
+    fetcher = Fetcher(child_environment(), inputs, StorageSettings(), {}, tmp_path)
     collaborators = Collaborators(
-        journal=FailingJournal(FileJournal(tmp_path / "agent")),  # type: ignore[arg-type]
+        journal=journal,  # type: ignore[arg-type]
         runner=LocalRunner(),
         control_plane=control_plane,
         reports=reports,
         logs=logs,
         uploader=Uploader(child_environment()),
+        fetching=Fetching(journal, fetcher),  # type: ignore[arg-type]
         launcher=Launcher(),
         sealing_key=SealingKey(),
         grace=timedelta(seconds=1),

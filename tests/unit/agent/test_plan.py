@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.plan import DEADLINE_EXCEEDED, Action, Do, Wanted, next_deadline, plan
+from agent.plan import DEADLINE_EXCEEDED, INTERRUPTIBLE, Action, Do, Wanted, next_deadline, plan
 from agent.run import Assignment, AttemptKey, Commit, Process, Run, Stage
 
 KEY = AttemptKey("01J", 1)
@@ -59,6 +60,40 @@ def test_the_way_of_an_attempt_that_goes_well() -> None:
     ended = replace(granted, published=True, last_kind="published")
     assert todo(ended) == []
     assert todo(ended, wanted=Wanted(settled=frozenset({KEY}))) == [Do.REMOVE]
+
+
+FETCHING = [
+    {"base_model": {"provider": "huggingface"}},
+    {"base_model": {"provider": "s3"}},
+    {"base_model": {"provider": "local", "weights_url": "https://example.com/model.safetensors"}},
+    {"base_model": {"provider": "local"}, "datasets": [{"source": "file:///a"}, {"source": "s3://bucket/b"}]},
+]
+HERE = [
+    {"base_model": {"provider": "local"}, "datasets": [{"source": "file:///a"}]},
+    {"base_model": {"provider": "local"}, "artifacts": {"output_uri": "file:///out/", "log_uri": "file:///logs/"}},
+    {"backend": "mock", "base_model": {"provider": "huggingface"}, "datasets": [{"source": "s3://bucket/b"}]},
+]
+
+
+@pytest.mark.parametrize("spec", FETCHING)
+def test_what_lies_elsewhere_is_fetched_once_the_claim_is_answered_and_before_the_trainer_starts(spec) -> None:
+    claimed = replace(CLAIMED, assignment=replace(ASSIGNMENT, spec=spec))
+    assert todo(replace(claimed, asked=False)) == [Do.ASK]
+    assert todo(claimed) == [Do.FETCH]
+    assert todo(replace(claimed, fetched=True)) == [Do.START]
+    assert todo(replace(claimed, stop_reason="CANCELLED")) == [Do.KILL]
+    assert todo(replace(claimed, swept=True, last_kind="failed")) == []
+
+
+@pytest.mark.parametrize("spec", HERE)
+def test_what_is_here_already_starts_at_once(spec) -> None:
+    assert todo(replace(CLAIMED, assignment=replace(ASSIGNMENT, spec=spec))) == [Do.START]
+
+
+def test_a_fetch_that_is_under_way_is_cut_off_by_a_stop_order() -> None:
+    claimed = replace(CLAIMED, assignment=replace(ASSIGNMENT, spec=FETCHING[0]))
+    assert todo(claimed, wanted=stop()) == [Do.ORDER_STOP]
+    assert Do.FETCH in INTERRUPTIBLE
 
 
 def test_a_live_trainer_of_a_restarted_agent_is_asked_for_its_claim_again_and_left_alone() -> None:
@@ -173,6 +208,10 @@ def test_no_plan_is_ever_dangerous(run: Run, wanted: Wanted, now: float) -> None
                 assert not run.started
                 assert run.asked
                 assert not run.claim_refused
+            case Do.FETCH:
+                assert not run.started
+                assert run.asked
+                assert not run.fetched
             case Do.KILL:
                 assert run.stop_reason
             case Do.ORDER_STOP:
@@ -200,6 +239,7 @@ def test_each_lane_of_an_attempt_has_at_most_one_thing_to_do(run: Run, wanted: W
 #: What each action changes when it succeeds, for the walk below.
 EFFECTS: dict[Do, dict[str, object]] = {
     Do.ASK: {"asked": True, "assignment": ASSIGNMENT},
+    Do.FETCH: {"fetched": True},
     Do.START: {"started": True, "process": PROCESS, "alive": True},
     Do.ORDER_STOP: {"stop_reason": "CANCELLED"},
     Do.KILL: {"alive": False, "swept": True},

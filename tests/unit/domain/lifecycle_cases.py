@@ -26,6 +26,7 @@ def news(kind: type, attempt: int = 1) -> n.News:
     of = {
         n.Assigned: lambda: n.Assigned(attempt + 1, "gpu-01"),
         n.Refused: lambda: n.Refused("MODEL_NOT_FOUND", "no such model"),
+        n.Fetched: lambda: n.Fetched(attempt, "0123456789abcdef"),
         n.PhaseChanged: lambda: n.PhaseChanged(attempt, "TRAINING"),
         n.Progressed: lambda: n.Progressed(attempt, Progress(step=1, total_steps=2)),
         n.Warned: lambda: n.Warned(attempt, "TRUNCATED", "3 rows were cut"),

@@ -126,3 +126,16 @@ def test_cancelling_a_job_that_recovers_from_a_lost_node_says_so():
     cancelled, events = advance(lost, n.Cancel(), now_us=NOW_US)
     assert (cancelled.state, cancelled.reason) == (State.CANCELLED, "NODE_LOST")
     assert [e.type for e in events] == [EventType.CANCELLING, EventType.CANCELLED]
+
+
+@pytest.mark.parametrize("phase", ["FETCHING_MODEL", "PREPARING_DATA"])
+def test_what_a_node_does_before_the_trainer_runs_does_not_start_the_job(phase):
+    fetching, events = advance(job(State.STARTING), n.PhaseChanged(1, phase, "1 of 13 GB"), now_us=NOW_US)
+    assert (fetching.state, fetching.phase, fetching.message) == (State.STARTING, phase, "1 of 13 GB")
+    assert [(e.type, e.message) for e in events] == [(EventType.PHASE_CHANGED, "1 of 13 GB")]
+    further, events = advance(fetching, n.PhaseChanged(1, phase, "2 of 13 GB"), now_us=NOW_US)
+    assert [(e.type, e.message) for e in events] == [(EventType.PHASE_CHANGED, "2 of 13 GB")]
+    again, events = advance(further, n.PhaseChanged(1, phase, "2 of 13 GB"), now_us=NOW_US)
+    assert again is further
+    running, _ = advance(further, n.Started(1), now_us=NOW_US)
+    assert (running.state, running.message) == (State.RUNNING, "")

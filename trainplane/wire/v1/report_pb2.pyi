@@ -30,7 +30,7 @@ class AttemptReports(_message.Message):
     def __init__(self, attempt: _Optional[_Union[_sync_pb2.AttemptRef, _Mapping]] = ..., first_sequence: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("time", "started", "phase_changed", "progressed", "warned", "failed", "stopped", "finished", "published", "unreadable")
+    __slots__ = ("time", "started", "phase_changed", "progressed", "warned", "failed", "stopped", "finished", "published", "unreadable", "fetched")
     TIME_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     PHASE_CHANGED_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class Report(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_FIELD_NUMBER: _ClassVar[int]
     time: _timestamp_pb2.Timestamp
     started: Started
     phase_changed: PhaseChanged
@@ -51,7 +52,8 @@ class Report(_message.Message):
     finished: Finished
     published: Published
     unreadable: Unreadable
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., progressed: _Optional[_Union[Progressed, _Mapping]] = ..., warned: _Optional[_Union[Warned, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., unreadable: _Optional[_Union[Unreadable, _Mapping]] = ...) -> None: ...
+    fetched: Fetched
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., progressed: _Optional[_Union[Progressed, _Mapping]] = ..., warned: _Optional[_Union[Warned, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., unreadable: _Optional[_Union[Unreadable, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("pid",)
@@ -60,10 +62,18 @@ class Started(_message.Message):
     def __init__(self, pid: _Optional[int] = ...) -> None: ...
 
 class PhaseChanged(_message.Message):
-    __slots__ = ("phase",)
+    __slots__ = ("phase", "message")
     PHASE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     phase: str
-    def __init__(self, phase: _Optional[str] = ...) -> None: ...
+    message: str
+    def __init__(self, phase: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Fetched(_message.Message):
+    __slots__ = ("base_model_commit",)
+    BASE_MODEL_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    base_model_commit: str
+    def __init__(self, base_model_commit: _Optional[str] = ...) -> None: ...
 
 class Progressed(_message.Message):
     __slots__ = ("step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "gpu_memory_bytes", "remaining_seconds")

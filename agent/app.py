@@ -77,7 +77,6 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         environment = {**child_environment(), **failpoints.inherited()}
         uploader = Uploader(environment, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
-        journal = FileJournal(settings.data_dir)
         fetcher = Fetcher(environment, settings.inputs(), settings.storage(), ambient(), settings.data_dir)
         supervisor = Supervisor(
             Collaborators(

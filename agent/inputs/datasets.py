@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from agent.inputs.failures import (
+    BUCKET_NOT_FOUND,
     CONFIG_INVALID,
     DATASET_NOT_FOUND,
     DISK_FULL,
@@ -93,7 +94,9 @@ def blamed(error: OSError | UnsupportedURIError, access: Access, *, missing: str
         words = f"{access.field}: {words}"
     if is_disk_full(error):
         return InputError(DISK_FULL, f"{access.field}: the node's disk is full")
-    if isinstance(error, (FileNotFoundError, BucketNotFoundError)):
+    if isinstance(error, BucketNotFoundError):
+        return InputError(BUCKET_NOT_FOUND, words)
+    if isinstance(error, FileNotFoundError):
         return InputError(missing, words)
     if isinstance(error, PermissionError):
         return InputError(STORAGE_DENIED, words)

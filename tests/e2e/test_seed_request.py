@@ -97,5 +97,5 @@ async def test_where_it_could_be_placed_it_fails_before_a_device_is_taken(stack,
     assert stack.http("POST", "/train", body)[0] == 200
     job = await eventually(lambda: (j := stack.http("GET", "/train/placed")[1])["state"] == "FAILED" and j)
     assert job["reason"] == "NOT_YET_SUPPORTED"
-    assert "base_model.provider" in job["message"]
+    assert "artifacts.output_uri" in job["message"]
     assert job["attempts"] == []

@@ -13,30 +13,8 @@ from controlplane.domain.spec.problem import NOT_YET_SUPPORTED
 
 
 def not_yet_runnable(effective: dict[str, Any]) -> tuple[Violation, ...]:
-    """Everything in an effective spec that this build cannot run; empty: it can be placed.
-
-    The fake trainer (`backend: mock`) reads no model and no rows and stands in for any number of devices, so for it
-    only what the platform itself does counts.
-    """
-    found = _platform(effective)
-    if effective["backend"] != "mock":
-        found = [*_inputs(effective), *found]
-    return tuple(Violation(field, NOT_YET_SUPPORTED, description) for field, description in found)
-
-
-def _inputs(effective: dict[str, Any]) -> list[tuple[str, str]]:
-    model = effective["base_model"]
-    found = []
-    if model["provider"] != "local":
-        found.append(("base_model.provider", f"models from {model['provider']} come later; today: local"))
-    if "weights_url" in model:
-        found.append(("base_model.weights_url", "weights from elsewhere come later"))
-    found += [
-        (f"datasets[{index}].source", "datasets outside file:// come later")
-        for index, dataset in enumerate(effective["datasets"])
-        if not dataset["source"].startswith("file://")
-    ]
-    return found
+    """Everything in an effective spec that this build cannot run; empty: it can be placed."""
+    return tuple(Violation(field, NOT_YET_SUPPORTED, description) for field, description in _platform(effective))
 
 
 def _platform(effective: dict[str, Any]) -> list[tuple[str, str]]:

@@ -83,8 +83,17 @@ def test_the_schema_is_the_golden_one():
     _golden(GOLDEN / "schema.json", _json(json_schema()))
 
 
-def test_a_local_job_can_be_run():
-    assert not_yet_runnable(check(LOCAL, rules=Rules()).effective) == ()
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("base_model.provider", "local"),
+        ("base_model", {"model_name": "owner/name"}),
+        ("base_model.weights_url", "s3://bucket/weights/"),
+        ("datasets[].source", "s3://bucket/rows.jsonl"),
+    ],
+)
+def test_a_job_can_be_run_wherever_its_inputs_are(path: str, value: Any):
+    assert not_yet_runnable(check(changed(LOCAL, path, value), rules=Rules()).effective) == ()
 
 
 def test_the_fake_trainer_needs_neither_model_nor_rows():
@@ -100,9 +109,6 @@ def test_the_fake_trainer_needs_neither_model_nor_rows():
 @pytest.mark.parametrize(
     ("path", "value", "field"),
     [
-        ("base_model", {"model_name": "owner/name"}, "base_model.provider"),
-        ("base_model.weights_url", "s3://bucket/weights/", "base_model.weights_url"),
-        ("datasets[].source", "s3://bucket/rows.jsonl", "datasets[0].source"),
         ("artifacts.output_uri", "s3://bucket/out/", "artifacts.output_uri"),
         ("artifacts.log_uri", "s3://bucket/logs/", "artifacts.log_uri"),
     ],

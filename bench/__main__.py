@@ -11,9 +11,9 @@ from pathlib import Path
 
 import grpc
 
-from bench import events, machine, memory, report, start, submits, watchers
+from bench import events, machine, memory, ranks, report, start, submits, watchers
 
-BENCHMARKS = {module.NAME: module for module in (submits, start, events, watchers, memory)}
+BENCHMARKS = {module.NAME: module for module in (submits, start, events, watchers, memory, ranks)}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -8,13 +8,17 @@ Norms, softmax and the loss are fp32 inside the models and in `loss.py`.
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.utils.other import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -24,8 +28,10 @@ from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported
 from agent.trainer.layers import target_modules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.trainer.assignment import Assignment, Tuning
-    from agent.trainer.customization import Customization
+    from agent.trainer.customization import Customization, Lora
     from agent.trainer.device import Device
     from agent.trainer.model_files import ModelFiles
 
@@ -33,6 +39,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 LIBRARY_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
 ERROR_LIMIT = 600
 """Characters of a library's error that go into a message."""
+
+log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,8 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
     """Put a fresh adapter into the base model, drawn from the job's seed.
 
     Raises:
-        TargetModulesNotFound: a target matches nothing; the message lists what there is.
+        TargetModulesNotFound, LayersNotFound: a name matches nothing; the message lists what there is.
+        ConfigInvalid: PEFT refuses its configuration for this model.
     """
     lora = assignment.customization.lora
     parameters = base.num_parameters()
@@ -127,16 +136,9 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
         quantization = quantized.facts(base)
     targets = target_modules(base, lora)
     torch.manual_seed(assignment.tuning.seed)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a fraction is as good
-        lora_dropout=lora.dropout,
-        target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
-        base_model_name_or_path=assignment.model.name,
-        **lora.config,
-    )
-    model = _with_adapter(base, config)
+    model = _with_adapter(base, lora, targets, name=assignment.model.name)
+    if quantization is not None:
+        model.peft_config["default"].fan_in_fan_out = quantized.stands_transposed(model)
     if assignment.tuning.gradient_checkpointing:
         # Not the reentrant kind: that one gives no gradient at all unless a block's input needs one. So the
         # embeddings' output, which transformers marks for its sake, is left alone: nobody needs the
@@ -156,19 +158,58 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
     )
 
 
-def _with_adapter(base: Any, config: LoraConfig) -> Any:
+def _with_adapter(base: Any, lora: Lora, targets: tuple[str, ...], *, name: str) -> Any:
+    """The PEFT model.
+
+    Raises:
+        ConfigInvalid: PEFT refuses the configuration, or a name in it matches nothing.
+    """
     try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 reads a property that transformers 5.23 renamed.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is depre", category=FutureWarning)
-            # It corrects this one itself, and says so: weights of GPT-2's kind lie transposed.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
-            return get_peft_model(base, config)
+        with logged_warnings():
+            config = LoraConfig(
+                task_type="CAUSAL_LM",
+                r=lora.rank,
+                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a fraction is as good
+                lora_dropout=lora.dropout,
+                target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
+                **lora.config,
+            )
+            # PEFT takes the name from here, whatever its configuration says, and it must not be a path of this node.
+            base.name_or_path = name
+            model = get_peft_model(base, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         # Names and types were checked at submit; what is left is what PEFT finds wrong for this very model.
-        raise ConfigInvalid(
-            f"customization.peft.config: PEFT refuses it for this model: {error}"[:ERROR_LIMIT]
-        ) from error
+        raise ConfigInvalid(f"customization.peft.config: PEFT refuses it: {error}"[:ERROR_LIMIT]) from error
+    _check_names(model, lora)
+    return model
+
+
+def _check_names(model: Any, lora: Lora) -> None:
+    """PEFT passes over a name that matches nothing; the user would never learn of it."""
+    adapted = model.base_model.targeted_module_names
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in lora.config.get(field, {}):
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in adapted):
+                raise ConfigInvalid(
+                    f"customization.peft.config.{field}: {pattern} matches no module that is adapted; those are called "
+                    f"{', '.join(sorted({name.rpartition('.')[2] for name in adapted}))}"
+                )
+    saved = [name for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)]
+    for wanted in lora.config.get("modules_to_save", []):
+        if not any(name.endswith(f".{wanted}") for name in saved):
+            raise ConfigInvalid(f"customization.peft.config.modules_to_save: {wanted} is no module of this model")
+
+
+@contextmanager
+def logged_warnings() -> Iterator[None]:
+    """What libraries warn of goes to the job's log as lines of it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # PEFT 0.21 reads a property that transformers 5.23 renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+    for warning in caught:
+        log.warning("%s", warning.message)
 
 
 def seed_dropout(seed: int, rank: int) -> None:

@@ -13,6 +13,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from agent.trainer.card import model_card
+from agent.trainer.model import logged_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,18 +47,22 @@ class Output:
         Raises:
             OSError: the disk is full or broken.
         """
-        # Embeddings are never saved along: LoRA does not change them, and the base model has them.
-        save = partial(self._adapted.model.save_pretrained, str(self._directory), save_embedding_layers=False)
-        if self._beginning is None:
-            save()
-        else:
-            with tempfile.TemporaryDirectory(dir=self._directory.parent) as initial:
-                save_file(self._beginning, Path(initial) / "adapter_model.safetensors")
-                save(path_initial_model_for_weight_conversion=initial)
+        with logged_warnings():
+            self._save_adapter()
         (self._directory / "README.md").write_text(model_card(facts), encoding="utf-8")
         document = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
         (self._directory / "provenance.json").write_text(document + "\n", encoding="utf-8")
         sync_directory(self._directory)
+
+    def _save_adapter(self) -> None:
+        # Embeddings are never saved along: LoRA does not change them, and the base model has them.
+        save = partial(self._adapted.model.save_pretrained, str(self._directory), save_embedding_layers=False)
+        if self._beginning is None:
+            save()
+            return
+        with tempfile.TemporaryDirectory(dir=self._directory.parent) as initial:
+            save_file(self._beginning, Path(initial) / "adapter_model.safetensors")
+            save(path_initial_model_for_weight_conversion=initial)
 
 
 def sync_directory(directory: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, Conv1D
 
 from agent.trainer.failures import ModelFormatUnsupported, PrecisionUnsupported
 
@@ -41,6 +41,15 @@ def loading(quantization: Quantization, device: Device) -> dict[str, Any]:
             bnb_4bit_compute_dtype=getattr(torch, quantization.compute_dtype),
         ),
     }
+
+
+def stands_transposed(model: Any) -> bool:
+    """Whether the adapted layers lie transposed in the model as it is without quantization (GPT-2's do).
+
+    That is the model that the adapter will be put on; PEFT's `fan_in_fan_out` says it there.
+    """
+    adapted = [module.base_layer for module in model.modules() if hasattr(module, "base_layer")]
+    return any(getattr(layer, "source_cls", None) is Conv1D for layer in adapted)
 
 
 def facts(base: Any) -> dict[str, Any]:

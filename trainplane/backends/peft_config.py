@@ -177,10 +177,12 @@ def _contradictions(custom: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
         if config.get(name) not in (None, "none", []) and custom.get("precision", "bf16") != "fp32":
             # Half precision loses most of a step (docs/trainer-contract.md): the adapter alone is kept in fp32.
             yield name, "trains weights of the base model, which only customization.precision `fp32` does without loss"
+    if config.get("lora_bias") and (config.get("use_dora") or isinstance(config.get("init_lora_weights"), str)):
+        yield "lora_bias", "goes with neither use_dora nor another init_lora_weights than true: leave one of them out"
     if config.get("init_lora_weights") in MOVES_BASE:
         if custom.get("method") == "qlora":
             yield "init_lora_weights", "changes the base weights, which method `qlora` has quantized: use `lora`"
         patterned = config.get("rank_pattern") or config.get("alpha_pattern")
-        for name in ("use_dora", "lora_bias", "bias", "modules_to_save", *(["use_rslora"] if patterned else [])):
+        for name in ("use_dora", "bias", "modules_to_save", *(["use_rslora"] if patterned else [])):
             if config.get(name) not in (None, False, "none", []):
                 yield name, "an adapter that began as PiSSA or OLoRA is published as plain LoRA, which cannot hold this"

@@ -50,6 +50,14 @@ class Attempt:
         path = self.directory / "assignment.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": ranks}))
 
+    def fetched(self, *, name: str, commit: str, datasets: list[Path]) -> None:
+        """Write `inputs.json` as an agent does that has fetched the model and these files."""
+        document = {
+            "model": {"path": str(self.model), "name": name, "commit": commit},
+            "datasets": [{"path": str(path)} for path in datasets],
+        }
+        (self.directory / "inputs.json").write_text(json.dumps(document))
+
     def run(self) -> int:
         """Train in this process; the exit status."""
         return attend(self.directory, Reports(self.directory), watch=lambda _deadline: None)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.trainer import first_line
+from agent.trainer.metrics import MOST_POINTS, NAMES, MetricsRecorder
 from agent.trainer.progress import ProgressMeter
-from agent.trainer.reports import MESSAGE_LIMIT, Reports
+from agent.trainer.reports import MESSAGE_LIMIT, Reports, Unheard
 from agent.trainer.schedule import Schedule
 from agent.trainer.train import Step
 
@@ -108,3 +109,36 @@ def test_slow_steps_are_each_reported(tmp_path: Path):
         now[0] += 30.0
         meter.on_step(step(number, seconds=30.0))
     assert [report["remaining_seconds"] for report in lines(tmp_path)] == [90.0, 60.0, 30.0, 0.0]
+
+
+def series(directory: Path) -> list[dict[str, list[float]]]:
+    return [report["series"] for report in lines(directory) if report["kind"] == "metrics"]
+
+
+def test_every_step_is_a_point_and_a_line_comes_about_every_five_seconds(tmp_path: Path):
+    now = [100.0]
+    recorder = MetricsRecorder(Reports(tmp_path), total_steps=25, clock=lambda: now[0])
+    for number in range(1, 26):
+        now[0] += 0.5
+        recorder.on_step(step(number, seconds=0.5))
+    assert [points["step"] for points in series(tmp_path)] == [[*range(1, 11)], [*range(11, 21)], [*range(21, 26)]]
+    for points in series(tmp_path):
+        assert tuple(points) == NAMES
+        assert {len(values) for values in points.values()} == {len(points["step"])}
+        assert set(points["tokens_per_second"]) == {200.0}
+
+
+def test_a_line_of_metrics_has_a_bounded_number_of_points(tmp_path: Path):
+    recorder = MetricsRecorder(Reports(tmp_path), total_steps=2 * MOST_POINTS + 1, clock=lambda: 0.0)
+    for number in range(1, 2 * MOST_POINTS + 2):
+        recorder.on_step(step(number, seconds=0.001))
+    assert [len(points["step"]) for points in series(tmp_path)] == [MOST_POINTS, MOST_POINTS, 1]
+    assert max(map(len, (tmp_path / "reports.jsonl").read_bytes().splitlines())) < 64 << 10
+
+
+def test_ranks_beside_the_first_write_nothing(tmp_path: Path):
+    reports = Unheard()
+    reports.phase("TRAINING")
+    reports.warning("W", "words")
+    assert not reports.append("progress", step=1)
+    assert not reports.ended

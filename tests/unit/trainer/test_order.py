@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.trainer.data.order import PassCost, effective_batches, micro_batches
+from agent.trainer.data.order import PassCost, effective_batches, micro_batches, share
 
 
 def padded(lengths: list[int], groups: list[list[int]]) -> int:
@@ -67,3 +67,22 @@ def test_the_order_is_the_seed_s_and_changes_with_the_epoch():
     assert first != second
     assert [first, second] == list(islice(effective_batches(20, batch_size=20, seed=1), 2))
     assert first != next(effective_batches(20, batch_size=20, seed=2))
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=70), size=st.integers(1, 8), seed=st.integers(0, 9))
+def test_the_ranks_shares_are_a_partition_of_the_batch(lengths: list[int], size: int, seed: int):
+    batch = next(effective_batches(len(lengths), batch_size=len(lengths), seed=seed)) if lengths else []
+    shares = [share(batch, lengths, rank=rank, size=size) for rank in range(size)]
+    assert sorted(index for part in shares for index in part) == sorted(batch)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_rank_takes_the_batch_as_it_is():
+    assert share([3, 0, 2], [5, 1, 9, 9], rank=0, size=1) == [3, 0, 2]
+
+
+def test_long_and_short_examples_are_dealt_so_that_ranks_need_not_wait():
+    lengths = [100, 90, 80, 70, 40, 30, 20, 10]
+    shares = [share(range(8), lengths, rank=rank, size=4) for rank in range(4)]
+    assert shares == [[0, 7], [1, 6], [2, 5], [3, 4]]
+    assert {sum(lengths[index] for index in part) for part in shares} == {110}

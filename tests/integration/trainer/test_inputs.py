@@ -1,0 +1,88 @@
+"""What the agent has fetched is trained on, and called by the names that the request has."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.integration.trainer.attempts import QUESTIONS, Attempt, failed_with
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HUB = {"provider": "huggingface", "model_name": "owner/name", "revision": "main"}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def fetched(attempt: Attempt) -> Attempt:
+    """An attempt on a model of the hub and a dataset of S3, both on this node's disk."""
+    attempt.assign(base_model=HUB, datasets=[{"source": "s3://bucket/rows.jsonl"}], tuning_parameters={"max_steps": 1})
+    attempt.fetched(name="owner/name", commit=COMMIT, datasets=[attempt.directory / "rows.jsonl"])
+    return attempt
+
+
+def test_outputs_call_the_model_by_its_name_on_the_hub(fetched: Attempt):
+    assert fetched.run() == 0, fetched.reports[-1]
+    config = json.loads((fetched.output / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "owner/name"
+    assert 'base_model: "owner/name"' in (fetched.output / "README.md").read_text()
+    for path in fetched.output.iterdir():
+        assert str(fetched.model).encode() not in path.read_bytes(), f"{path.name} names a path of this node"
+
+
+def test_the_provenance_has_the_commit_and_the_digests(fetched: Attempt):
+    assert fetched.run() == 0
+    model = fetched.provenance["base_model"]
+    assert (model["model_name"], model["commit"]) == ("owner/name", COMMIT)
+    weights = (fetched.model / "model.safetensors").read_bytes()
+    assert model["sha256"]["model.safetensors"] == sha256(weights).hexdigest()
+    (source,) = fetched.provenance["datasets"]["sources"]
+    assert (source["source"], source["rows"]) == ("s3://bucket/rows.jsonl", len(QUESTIONS))
+    assert source["sha256"] == sha256((fetched.directory / "rows.jsonl").read_bytes()).hexdigest()
+
+
+def test_a_broken_row_is_named_by_its_source(fetched: Attempt):
+    (fetched.directory / "rows.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
+    reason, message = failed_with(fetched)
+    assert reason == "DATASET_INVALID"
+    assert message.startswith("datasets[0].source: row 2 of s3://bucket/rows.jsonl: ")
+
+
+def test_a_model_that_cannot_be_trained_is_called_by_its_name(fetched: Attempt, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / "model" / name).write_bytes((fetched.model / name).read_bytes())
+    (tmp_path / "model" / "pytorch_model.bin").touch()
+    Attempt(fetched.directory, tmp_path / "model").fetched(
+        name="owner/name", commit="", datasets=[fetched.directory / "rows.jsonl"]
+    )
+    reason, message = failed_with(fetched)
+    assert reason == "MODEL_FORMAT_UNSUPPORTED"
+    assert message.startswith("base_model.model_name: owner/name has no model*.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "inputs.json cannot be read"),
+        ("[]", "inputs.json is not a JSON object"),
+        ('{"model": {"path": "/m"}}', "inputs.json.model.name: must be set"),
+        ('{"model": {"path": "/m", "name": "a/b"}, "datasets": []}', "0 paths for the spec's 1 datasets"),
+    ],
+)
+def test_inputs_that_break_the_contract_are_told(fetched: Attempt, content: str, words: str):
+    (fetched.directory / "inputs.json").write_text(content)
+    reason, message = failed_with(fetched)
+    assert reason == "CONFIG_INVALID"
+    assert words in message
+
+
+def test_without_inputs_a_source_elsewhere_was_not_fetched(attempt: Attempt):
+    attempt.assign(datasets=[{"source": "s3://bucket/rows.jsonl"}])
+    reason, message = failed_with(attempt)
+    assert reason == "CONFIG_INVALID"
+    assert message.startswith("datasets[0].source: s3://bucket/rows.jsonl was not fetched")

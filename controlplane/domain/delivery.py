@@ -26,6 +26,11 @@ class EndpointState(StrEnum):
     """It answered 410."""
 
 
+def host_of(url: str) -> str:
+    """Host and port: endpoints that share it share a bound on calls under way."""
+    return urlsplit(url).netloc.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Someone whom a job tells, with its cursor."""
@@ -47,8 +52,8 @@ class Endpoint:
 
     @property
     def host(self) -> str:
-        """Host and port: endpoints that share it share a bound on calls under way."""
-        return urlsplit(self.url).netloc.lower()
+        """See `host_of`."""
+        return host_of(self.url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CONCURRENCY = 64
 PER_HOST = 16
 """Of those places, for one host and port: one that hangs leaves three quarters of them to the others."""
+UNREACHED_PER_ROUND = 1
+"""Of a host to which the last try found no connection: with the pace, five tries a second. Thousands of jobs whose
+webhook is down must not take a core from submits, and their tries must go on, for each of them has its own end."""
 SWEEP_SECONDS = 1.0
 SECRET_RETENTION = timedelta(days=7)
 _PACE_SECONDS = 0.2
@@ -43,6 +46,8 @@ CROWDED_STARTS = 4
 BUSY_SECONDS = 0.005
 """Where one turn of the event loop takes longer, others wait for it: then few are started in a round."""
 _UNRECORDED_SECONDS = 5.0
+_LOOK_PAST_COST = 20
+"""Looking past the hosts that may not be told takes at most a part in so many of the time."""
 _PAGE = 500
 _ADOPTED_AT_ONCE = 100
 """In one transaction: at about 80 us a job, what else the event loop has to do waits no longer than for 8 ms."""
@@ -71,11 +76,13 @@ class Deliveries:
         self._store = store
         self._clock = clock
         self._sweep_seconds = sweep_seconds
-        sender = Sender(outbound, vault=vault, clock=clock)
-        self._webhooks = Webhooks(store, sender=sender, vault=vault, clock=clock)
-        self._streams = StatusStreams(store, sender=sender)
+        self._sender = Sender(outbound, vault=vault, clock=clock)
+        self._webhooks = Webhooks(store, sender=self._sender, vault=vault, clock=clock)
+        self._streams = StatusStreams(store, sender=self._sender)
         self._busy: dict[_Key, str] = {}
         """What has a place, and at which host."""
+        self._look_past_at = 0.0
+        """When what is due may be looked for behind hosts that may not be told: that reads all that is due there."""
 
     async def run(self) -> None:
         """The loop: starts what is due; SQL being away only delays it."""
@@ -124,24 +131,38 @@ class Deliveries:
             return False  # whichever ends first rings
         hosts = Counter(self._busy.values())
         # Whichever of them are busy, enough others are there for the free places.
-        found = await self._due(hosts, limit=len(self._busy) + places + 1)
-        due = [turn for turn in found if turn.key not in self._busy]
+        limit = len(self._busy) + places + 1
+        found = await self._due(limit=limit, without=[])
+        started = self._start_some(tries, found, hosts, places)
+        if started < places and len(found) >= limit and self._clock.monotonic() >= self._look_past_at:
+            # Those that may not be told just now come first, and hide others that may.
+            began = self._clock.monotonic()
+            shut = [host for host in {turn.host for turn in found} | hosts.keys() if not self._share(host, hosts)]
+            found = await self._due(limit=limit, without=shut)
+            self._look_past_at = began + _LOOK_PAST_COST * (self._clock.monotonic() - began)
+            started += self._start_some(tries, found, hosts, places - started)
+        return len(found) > started > 0 and len(self._busy) < CONCURRENCY
+
+    def _start_some(self, tries: asyncio.TaskGroup, due: list[_Turn], hosts: Counter[str], places: int) -> int:
         started = 0
         for turn in due:
-            if started < places and hosts[turn.host] < PER_HOST:
+            if started < places and turn.key not in self._busy and self._share(turn.host, hosts):
                 hosts[turn.host] += 1
                 started += 1
                 self._start(tries, turn)
-        return len(due) > started > 0 and len(self._busy) < CONCURRENCY
+        return started
 
-    async def _due(self, hosts: Counter[str], *, limit: int) -> list[_Turn]:
-        """What is due, but for hosts that have their share."""
+    def _share(self, host: str, hosts: Counter[str]) -> bool:
+        """Whether one more call to this host may be under way."""
+        return hosts[host] < (UNREACHED_PER_ROUND if host in self._sender.unreached else PER_HOST)
+
+    async def _due(self, *, limit: int, without: list[str]) -> list[_Turn]:
+        """What is due, the longest due first, but for these hosts."""
         now_us = self._clock.now_us()
-        full = [host for host, count in hosts.items() if count >= PER_HOST]
         endpoints, retries = await self._store.read(
             lambda tx: (
-                tx.due_endpoints(now_us=now_us, limit=limit, full_hosts=full),
-                tx.due_retries(now_us=now_us, limit=limit, full_hosts=full),
+                tx.due_endpoints(now_us=now_us, limit=limit, full_hosts=without),
+                tx.due_retries(now_us=now_us, limit=limit, full_hosts=without),
             )
         )
         serve = {d.WEBHOOK: self._webhooks.serve, d.STATUS_STREAM: self._streams.serve}

@@ -380,6 +380,8 @@ class Answer:
     detail: str
     """Why there was none, for people."""
     duration: timedelta
+    reached: bool = True
+    """False: there was no connection. Others at this host would fare alike just now."""
 
 
 class Outbound(Protocol):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from controlplane.engine.ports import Answer, Clock, Outbound, Transaction, Vault
 
 
+_MOST_UNREACHED = 10_000
+
+
 def signature(secret: str, *, event_id: str, timestamp: int, body: bytes) -> str:
     """The `webhook-signature` header (standardwebhooks.com): `v1,` and base64 of HMAC-SHA256.
 
@@ -57,9 +60,14 @@ class Posted:
 
 
 class Sender:
-    """Signs and posts."""
+    """Signs and posts.
+
+    Attributes:
+        unreached: hosts to which the last try found no connection.
+    """
 
     def __init__(self, outbound: Outbound, *, vault: Vault, clock: Clock) -> None:
+        self.unreached: set[str] = set()
         self._outbound = outbound
         self._vault = vault
         self._clock = clock
@@ -77,6 +85,10 @@ class Sender:
             **parcel.headers,
         }
         answer = await self._outbound.post(parcel.url, body=parcel.body, headers=headers, deadline=d.TRY_DEADLINE)
+        if not answer.reached and len(self.unreached) < _MOST_UNREACHED:
+            self.unreached.add(d.host_of(parcel.url))
+        elif answer.reached:
+            self.unreached.discard(d.host_of(parcel.url))
         return self.posted(answer, started_us=started_us)
 
     def posted(self, answer: Answer, *, started_us: int) -> Posted:

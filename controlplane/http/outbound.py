@@ -129,28 +129,28 @@ class GuardedClient:
     async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta) -> Answer:
         """Posts once; never raises for what the other side does."""
         started = time.monotonic()
-        status, retry_after, detail = await self._try(url, body=body, headers=headers, deadline=deadline)
-        return Answer(status, retry_after, detail, timedelta(seconds=time.monotonic() - started))
+        status, retry_after, detail, reached = await self._try(url, body=body, headers=headers, deadline=deadline)
+        return Answer(status, retry_after, detail, timedelta(seconds=time.monotonic() - started), reached)
 
     async def _try(
         self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta
-    ) -> tuple[int, timedelta | None, str]:
+    ) -> tuple[int, timedelta | None, str, bool]:
         try:
             target = URL(url)  # once: what is judged is what is connected to, whatever another parser makes of it
             # A literal address needs no resolver, so aiohttp would not ask ours.
             literal = literal_address(target.host or "")
             if literal is not None and not self._rules.permits_address(literal):
-                return 0, None, "its address is not public and not allowed by setting"
+                return 0, None, "its address is not public and not allowed by setting", False
             async with (
                 asyncio.timeout(deadline.total_seconds()),
                 self._session.post(target, data=body, headers=dict(headers), allow_redirects=False) as answer,
             ):
                 await answer.content.read(_DRAINED_BYTES)
-                return answer.status, _retry_after(answer.headers.get("retry-after")), _words(answer.status)
+                return answer.status, _retry_after(answer.headers.get("retry-after")), _words(answer.status), True
         except TimeoutError:
-            return 0, None, f"no answer within {deadline.total_seconds():g} s"
+            return 0, None, f"no answer within {deadline.total_seconds():g} s", True
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return 0, None, _unanswered(error)
+            return 0, None, _unanswered(error), not isinstance(error, (aiohttp.ClientConnectorError, Blocked))
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -327,3 +327,28 @@ async def test_while_a_job_goes_on_its_events_follow_each_other_one_at_a_time(tm
         taken = list(dict.fromkeys(sequences(here)))
         assert taken == sorted(taken)
         assert len(taken) == 10
+
+
+UNREACHED = Answer(0, None, "no connection: Name or service not known", timedelta(), reached=False)
+
+
+@in_virtual_time
+async def test_a_host_that_cannot_be_reached_is_tried_slowly_and_hides_nobody(tmp_path):
+    async with world(tmp_path) as here, here.loops(*LOOPS):
+        away = [f"https://away.example.com/{i}" for i in range(300)]
+        here.outbound.answers = {url: [UNREACHED] * 9 for url in away}
+        async with here.loops("submissions"):
+            made = [spec(f"a{i}", **hook(url)) for i, url in enumerate(away)]
+            await asyncio.gather(*(here.submissions.submit(Asked(each, "default")) for each in made))
+            await asyncio.sleep(1)
+            before = len(here.outbound.posts)
+            await here.submissions.submit(Asked(spec("other", **hook(URL)), "default"))
+            await asyncio.sleep(10)
+        assert types(here) == ["job.queued"]
+        slow = len([post for post in here.outbound.posts if "away" in post.url]) - before
+        assert 30 <= slow <= 60
+        # It is there again: whoever was never tried hears at once, the others when their own time comes.
+        here.outbound.answers = {}
+        await asyncio.sleep(12)
+        told = {post.url for post in here.outbound.posts if "away" in post.url and post.seconds > 0}
+        assert told == set(away)

@@ -74,10 +74,16 @@ class _Services:
         blobs = FileBlobs(settings.data_dir / "blobs")
         in_place = Preparer(rules=rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=clock.now_us)
         self.preparing = CrowdPreparer(in_place, setup=(rules, master_key))
-        self.submissions = Submissions(store, preparing=self.preparing, clock=clock, announce=self.announcer)
         self.jobs = Jobs(store, recorder=recorder, blobs=blobs, rules=rules)
         self.watches = Watches(store, recent=recent)
         self.dispatcher = Dispatcher(recorder, rules=rules)
+        self.submissions = Submissions(
+            store,
+            preparing=self.preparing,
+            clock=clock,
+            waits=self.dispatcher.waits,
+            announce=self.announcer,
+        )
         self.relay = Relay(
             store, bus=bus, clock=clock, recent=recent, pace=Pace(_RELAY_LINGER, retention=streams.EVENTS.max_age)
         )

@@ -46,7 +46,8 @@ CROWDED_STARTS = 4
 BUSY_SECONDS = 0.005
 """Where one turn of the event loop takes longer, others wait for it: then few are started in a round."""
 _UNRECORDED_SECONDS = 5.0
-_LOOK_PAST_COST = 20
+_AT_FIRST = 4
+_LOOK_PAST_COST = 50
 """Looking past the hosts that may not be told takes at most a part in so many of the time."""
 _PAGE = 500
 _ADOPTED_AT_ONCE = 100
@@ -81,6 +82,8 @@ class Deliveries:
         self._streams = StatusStreams(store, sender=self._sender)
         self._busy: dict[_Key, str] = {}
         """What has a place, and at which host."""
+        self._started = STARTS_PER_ROUND
+        """By the last round."""
         self._look_past_at = 0.0
         """When what is due may be looked for behind hosts that may not be told: that reads all that is due there."""
 
@@ -130,8 +133,9 @@ class Deliveries:
         if places <= 0:
             return False  # whichever ends first rings
         hosts = Counter(self._busy.values())
-        # Whichever of them are busy, enough others are there for the free places.
-        limit = len(self._busy) + places + 1
+        # Whichever of them are busy, enough others are there for the free places. Where the last round could start few,
+        # few are read first.
+        limit = len(self._busy) + min(places, 2 * self._started + _AT_FIRST) + 1
         found = await self._due(limit=limit, without=[])
         started = self._start_some(tries, found, hosts, places)
         if started < places and len(found) >= limit and self._clock.monotonic() >= self._look_past_at:
@@ -141,6 +145,7 @@ class Deliveries:
             found = await self._due(limit=limit, without=shut)
             self._look_past_at = began + _LOOK_PAST_COST * (self._clock.monotonic() - began)
             started += self._start_some(tries, found, hosts, places - started)
+        self._started = started
         return len(found) > started > 0 and len(self._busy) < CONCURRENCY
 
     def _start_some(self, tries: asyncio.TaskGroup, due: list[_Turn], hosts: Counter[str], places: int) -> int:

@@ -15,6 +15,7 @@ from controlplane.domain import placement, spec
 from controlplane.domain.attempt import Attempt, AttemptState
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 from controlplane.engine.signals import Bell
+from controlplane.engine.waits import KnownWaits
 
 if TYPE_CHECKING:
     from controlplane.domain.job import Requirement, WaitingJob
@@ -41,6 +42,7 @@ class Dispatcher:
 
     def __init__(self, recorder: Recorder, *, rules: Rules) -> None:
         self.bell = Bell(pace_seconds=_PACE_SECONDS)
+        self.waits = KnownWaits()
         self._recorder = recorder
         self._rules = rules
         self._walk: tuple[int, str] | None = _BEGINNING
@@ -59,6 +61,7 @@ class Dispatcher:
     def _begin_walk(self) -> None:
         self._walk = _BEGINNING
         self._walks += 1
+        self.waits.forget()
 
     async def run(self) -> None:
         """The loop: a round on every hint, and every second; SQL being away only delays it."""
@@ -77,7 +80,7 @@ class Dispatcher:
         """One transaction; answers whether another should follow at once."""
         walk, number = self._walk, self._walks
 
-        def work(changes: Changes) -> tuple[tuple[int, str] | None, bool, int]:
+        def work(changes: Changes) -> tuple[tuple[int, str] | None, bool, int, list[tuple[Requirement, str]]]:
             if abs(changes.now_us - self._requeued_us) >= _REQUEUE_US:  # the wall clock may be set back
                 self._requeued_us = changes.now_us
                 for job in changes.tx.recovering_jobs(due_us=changes.now_us):
@@ -90,35 +93,38 @@ class Dispatcher:
             waiting.sort(key=_turn)
             if following is not None:  # a job behind the page waits for the walk: those between come before it
                 waiting = [w for w in waiting if _turn(w) <= _turn(page[-1])]
-            if waiting:
-                self._place(changes, waiting)
-            return following, len(unseen) == PAGE, len(waiting)
+            hopeless = self._place(changes, waiting) if waiting else []
+            return following, len(unseen) == PAGE, len(waiting), hopeless
 
-        following, more, self._placed = await self._recorder.write(work)
+        following, more, self._placed, hopeless = await self._recorder.write(work)
         if self._walks == number:  # else capacity grew meanwhile, and the walk begins anew
             self._walk = following
+            for need, why in hopeless:
+                self.waits.note(need, why)
         return more or self._walk is not None
 
-    def _place(self, changes: Changes, waiting: list[WaitingJob]) -> None:
+    def _place(self, changes: Changes, waiting: list[WaitingJob]) -> list[tuple[Requirement, str]]:
+        """Assigns what can be assigned; answers which needs cannot be met now, and why."""
         nodes = changes.tx.nodes()
         free = placement.capacities(nodes, changes.tx.charged_attempts())
-        hopeless: dict[int, str] = {}
-        """By the requirement's identity, which jobs with the same share; `waiting` keeps them alive."""
+        hopeless: dict[int, tuple[Requirement, str]] = {}
+        """By the requirement's identity, which jobs with the same share."""
         pending: dict[str, str] = {}
         for job in waiting:
             key = id(job.requirement)
-            why = hopeless.get(key)
-            if why is None:
+            if key not in hopeless:
                 chosen = placement.place(job.requirement, free)
                 if chosen is not None:
                     if self._assign(changes, job, chosen):
                         free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
                     continue
-                why = hopeless[key] = placement.why_not(job.requirement, free)
+                hopeless[key] = job.requirement, placement.why_not(job.requirement, free)
+            why = hopeless[key][1]
             if why != job.pending_reason:
                 pending[job.job.uid] = why
         if pending:
             changes.tx.set_pending(pending)
+        return list(hopeless.values())
 
     def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> bool:
         """Writes attempt N+1, or fails the job for what this build cannot run; answers whether devices are charged."""

@@ -71,8 +71,13 @@ class Transaction(Protocol):
     """
 
     # jobs
-    def insert_jobs(self, jobs: Sequence[NewJob]) -> frozenset[str]:
-        """Stores jobs whose (project, job_id) is free; answers the uids that were stored."""
+    def insert_jobs(self, jobs: Sequence[NewJob], *, pending: Mapping[str, str] = ...) -> frozenset[str]:
+        """Stores jobs whose (project, job_id) is free; answers the uids that were stored.
+
+        Args:
+            jobs: new ones, QUEUED.
+            pending: uid -> pending reason, of those whose is known already.
+        """
         ...
 
     def job(self, uid: str) -> Job | None:

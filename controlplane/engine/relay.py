@@ -7,14 +7,13 @@ then marked: killed between the two, it is published again, and JetStream's dedu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from controlplane.engine.ports import BusUnavailable, OutcomeUnknown, StoreUnavailable
 from controlplane.engine.signals import Bell
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from controlplane.domain.event import StoredEvent
     from controlplane.engine.ports import Bus, Clock, Store, Transaction, Unpublished
     from controlplane.engine.signals import Recent
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 1.0
 JOBS_PER_ROUND = 500
 EVENTS_PER_ROUND = 1_000
+_CROWD = 8
+_CROWD_LINGER = timedelta(milliseconds=50)
+"""After a round of so many events the next waits longer and takes more: a round costs as much as many events."""
 _META_STREAM = "events_stream"
 
 
@@ -52,6 +54,8 @@ class Relay:
         self._recent = recent
         self._pace = pace
         self._stream_known = False
+        self._published = 0
+        """By the last round."""
 
     def reconnected(self) -> None:
         """The bus was away: the stream may be another one now."""
@@ -68,7 +72,8 @@ class Relay:
                 await self._clock.sleep(SWEEP_SECONDS)
                 continue
             if not more and await self.bell.wait(SWEEP_SECONDS):
-                await self._clock.sleep(self._pace.linger.total_seconds())  # what is committed next shares the batch
+                linger = self._pace.linger if self._published < _CROWD else _CROWD_LINGER
+                await self._clock.sleep(linger.total_seconds())  # what is committed next shares the batch
 
     async def round(self) -> bool:
         """Publishes one batch; answers whether more is owed."""
@@ -79,6 +84,7 @@ class Relay:
                 self._stream_known = False
                 raise
         batch = await self._store.read(self._collect)
+        self._published = len(batch.events)
         if batch.events:
             await self._bus.publish(batch.events)
             await self._store.write(lambda tx: tx.mark_published(batch.marks))

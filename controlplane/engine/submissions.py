@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from controlplane.domain.job import NewJob
     from controlplane.engine.ports import Clock, Store, Transaction
     from controlplane.engine.preparing import Asked, Prepared, Preparing
+    from controlplane.engine.waits import KnownWaits
 
 LINGER = timedelta(milliseconds=2)
 """A batch waits for the next submit so long, at first and after each that came,"""
@@ -46,7 +47,7 @@ class Submitted:
     created: bool
     """False: a repeat; the job was there."""
     answer: bytes = field(default=b"", repr=False)
-    """What the door answers, where the job was created."""
+    """What the door answers, where the job was created; without its pending reason."""
 
 
 @dataclass(slots=True)
@@ -58,8 +59,17 @@ class _Pending:
 class Submissions:
     """Takes submits, stores them in batches, answers each."""
 
-    def __init__(self, store: Store, *, preparing: Preparing, clock: Clock, announce: Callable[[Told], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        preparing: Preparing,
+        clock: Clock,
+        waits: KnownWaits,
+        announce: Callable[[Told], None],
+    ) -> None:
         self._store = store
+        self._waits = waits
         self._preparing = preparing
         self._clock = clock
         self._announce = announce
@@ -116,9 +126,16 @@ class Submissions:
             await self._clock.sleep(LINGER.total_seconds())
 
     async def _store_batch(self, batch: list[_Pending]) -> None:
+        generation = self._waits.generation
+        reasons = {
+            new.job.uid: why for new in (p.prepared.new for p in batch) if (why := self._waits.why(new.requirement))
+        }
+
         def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord], dict[str, OutputInUse]]:
             refused = outputs.taken(tx, [p.prepared.new for p in batch])
-            stored = tx.insert_jobs([p.prepared.new for p in batch if p.prepared.new.job.uid not in refused])
+            stored = tx.insert_jobs(
+                [p.prepared.new for p in batch if p.prepared.new.job.uid not in refused], pending=reasons
+            )
             tx.append_events([p.prepared.first for p in batch if p.prepared.new.job.uid in stored])
             there = {}
             for pending in batch:
@@ -138,21 +155,29 @@ class Submissions:
             for pending in batch:
                 _fail(pending.answer, refusal)
             return
-        told = Told(events=[p.prepared.first for p in batch if p.prepared.new.job.uid in stored], queue=bool(stored))
-        self._announce(told)
+        self._announce(
+            Told(
+                events=[p.prepared.first for p in batch if p.prepared.new.job.uid in stored],
+                queue=not stored <= reasons.keys(),
+                # What was known when they were stored may be wrong by now: the whole queue is looked at again.
+                capacity=bool(reasons) and self._waits.generation != generation,
+            )
+        )
         for pending in batch:
             uid = pending.prepared.new.job.uid
             if uid in refused:
                 _fail(pending.answer, refused[uid])
                 continue
-            _settle(pending, created=uid in stored, there=there.get(uid))
+            if uid in stored:
+                record = record_of(pending.prepared.new, pending_reason=reasons.get(uid, ""))
+                _resolve(pending.answer, Submitted(record, created=True, answer=pending.prepared.answer))
+            else:
+                _settle_repeat(pending, there.get(uid))
 
 
-def _settle(pending: _Pending, *, created: bool, there: JobRecord | None) -> None:
+def _settle_repeat(pending: _Pending, there: JobRecord | None) -> None:
     new = pending.prepared.new
-    if created:
-        _resolve(pending.answer, Submitted(record_of(new), created=True, answer=pending.prepared.answer))
-    elif there is None:
+    if there is None:
         _fail(pending.answer, Unavailable("the job of that name was just deleted", retry_after=_RETRY_AFTER))
     else:
         differing = spec.same(
@@ -164,7 +189,7 @@ def _settle(pending: _Pending, *, created: bool, there: JobRecord | None) -> Non
             _resolve(pending.answer, Submitted(there, created=False))
 
 
-def record_of(new: NewJob) -> JobRecord:
+def record_of(new: NewJob, *, pending_reason: str = "") -> JobRecord:
     """The stored job, without reading it back."""
     return JobRecord(
         job=new.job,
@@ -175,7 +200,7 @@ def record_of(new: NewJob) -> JobRecord:
         warnings=new.warnings,
         secret_macs=new.secret_macs,
         output_uri=new.output_uri,
-        pending_reason="",
+        pending_reason=pending_reason,
         base_model_commit="",
         retry_of="",
     )

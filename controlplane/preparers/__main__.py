@@ -30,7 +30,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     # Nothing that prints may get between the frames.
-    out = os.fdopen(os.dup(1), "wb")
+    out = os.fdopen(os.dup(1), "wb", buffering=1 << 20)  # a frame is one write
     os.dup2(2, 1)
     incoming = _frames(sys.stdin.buffer)
     setup = next(incoming, None)

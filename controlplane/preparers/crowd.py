@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 CROWD = 8
 """With so many submits under way, the next go to the child: fewer are served faster in place."""
-FRAMES_AHEAD = 2
-"""Frames on their way to or from the child: one that it works on, one that waits for it."""
+FRAMES_AHEAD = 1
+"""Frames on their way to or from the child. What comes meanwhile shares the next: a frame costs as much as a submit."""
 QUIET = timedelta(minutes=1)
 PATIENCE = timedelta(seconds=5)
 STARTING = timedelta(seconds=30)

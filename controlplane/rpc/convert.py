@@ -161,6 +161,12 @@ def job_message(view: JobView, *, signing_secret: str = "") -> job_pb2.Job:
     )
 
 
+@lru_cache(maxsize=64)
+def pending_bytes(why: str) -> bytes:
+    """A `Job` with this pending reason alone: appended to a serialized job, it sets it (protobuf merges messages)."""
+    return job_pb2.Job(pending_reason=why).SerializeToString()
+
+
 @lru_cache(maxsize=1024)
 def event_message(event: StoredEvent) -> job_event_pb2.JobEvent:
     """The public event, from the JSON that was rendered once. All watchers share it: not to be changed."""

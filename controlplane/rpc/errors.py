@@ -174,6 +174,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, *, write_seconds: float = WRITE_SECONDS) -> None:
         self.in_flight = 0
         self._write_seconds = write_seconds
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -181,8 +182,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handler of the call."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            wrapped = self._wrap(await continuation(handler_call_details), method)
+            if wrapped is not None:  # a method of ours: a name that somebody made up is not kept
+                self._wrapped[method] = wrapped
+        return wrapped
+
+    def _wrap(
+        self, handler: grpc.RpcMethodHandler[Any, Any] | None, method: str
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         if handler is None or not method.startswith("/trainplane."):
             return handler
         if handler.response_streaming:

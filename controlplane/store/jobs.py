@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, bindparam, case, exists, literal_column, select, text, update
@@ -14,11 +15,12 @@ from controlplane.store import tables
 from controlplane.store.bound import Bound, Bulk, Lockable, Upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from controlplane.domain.job import NewJob
     from controlplane.store.bound import AnyRow
 
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 _t = tables.jobs.c
 _s = tables.job_specs.c
 
@@ -149,11 +151,12 @@ def _requirement_json(requirement: Requirement) -> str:
     )
 
 
-def _job_values(new: NewJob) -> tuple[Any, ...]:
+def _job_values(new: NewJob, pending_reason: str) -> tuple[Any, ...]:
     """The values of `COLUMNS` and `_ADDED`."""
     job = new.job
     head = (job.uid, job.project, job.job_id)
-    added = (0, new.priority, new.create_time_us, "", new.webhook or new.status_stream, bool(new.sealed_secrets))
+    owed, held = new.webhook or new.status_stream, bool(new.sealed_secrets)
+    added = (0, new.priority, new.create_time_us, pending_reason, owed, held)
     return (*head, *_changing(job), *added, new.output_place)
 
 
@@ -178,13 +181,18 @@ def _spec_values(new: NewJob) -> tuple[Any, ...]:
 class Jobs(Bound):
     """`jobs` in one transaction."""
 
-    def insert_jobs(self, jobs: Sequence[NewJob]) -> frozenset[str]:
-        """Stores jobs whose (project, job_id) is free; answers the uids that were stored."""
+    def insert_jobs(self, jobs: Sequence[NewJob], *, pending: Mapping[str, str] = _NOBODY) -> frozenset[str]:
+        """Stores jobs whose (project, job_id) is free; answers the uids that were stored.
+
+        Args:
+            jobs: new ones, QUEUED.
+            pending: uid -> pending reason, of those whose is known already.
+        """
         if not jobs:
             return frozenset()
         # By name: two batches that share names wait for each other in one order, and never deadlock.
         by_name = sorted(jobs, key=lambda new: (new.job.project, new.job.job_id))
-        _INSERT.run(self._connection, [_job_values(new) for new in by_name])
+        _INSERT.run(self._connection, [_job_values(new, pending.get(new.job.uid, "")) for new in by_name])
         stored = frozenset(self._run(_STORED, {"uids": [new.job.uid for new in jobs]}).scalars())
         fresh = [new for new in jobs if new.job.uid in stored]
         if fresh:

@@ -182,10 +182,16 @@ class World:
         preparer = Preparer(
             rules=self.rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=self.clock.now_us
         )
-        self.submissions = Submissions(self.store, preparing=preparer, clock=self.clock, announce=self.announcer)
         self.jobs = Jobs(self.store, recorder=self.recorder, blobs=files, rules=self.rules)
         self.watches = Watches(self.store, recent=self.recent)
         self.dispatcher = Dispatcher(self.recorder, rules=self.rules)
+        self.submissions = Submissions(
+            self.store,
+            preparing=preparer,
+            clock=self.clock,
+            waits=self.dispatcher.waits,
+            announce=self.announcer,
+        )
         self.relay = Relay(
             self.store,
             bus=self.bus,

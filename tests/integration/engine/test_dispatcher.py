@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
+
+import pytest
 
 from controlplane.domain import news as n
 from controlplane.domain.job import Requirement, State
+from controlplane.domain.node import AttemptRef
 from controlplane.engine import dispatcher
+from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 from controlplane.engine.preparing import Asked
 from tests.support import builders
 from tests.support.clock import in_virtual_time
@@ -173,24 +178,64 @@ async def test_capacity_that_grows_in_mid_walk_begins_the_walk_anew(tmp_path):
         assert [a.job_uid for a in charged] == big
 
 
-class GrowingStore:
-    """Capacity grows, and the queue is walked, between a submit's look at the known reasons and its commit."""
-
-    def __init__(self, here) -> None:
-        self._here = here
-
-    async def write(self, work):
-        self._here.dispatcher.capacity_grew()
-        await all_rounds(self._here)
-        return await self._here.store.write(work)
+@in_virtual_time
+async def test_capacity_that_grows_while_a_round_is_being_committed_is_not_forgotten(tmp_path):
+    async with world(tmp_path) as here:
+        await fill(here, 1, cpus=8)
+        round_ = asyncio.ensure_future(here.dispatcher.round())
+        await asyncio.sleep(0)
+        here.dispatcher.capacity_grew()
+        assert await round_  # another must follow
+        assert here.dispatcher._walk is not None
 
 
 @in_virtual_time
-async def test_capacity_that_grows_while_a_job_is_stored_with_a_reason_is_not_missed(tmp_path):
-    async with world(tmp_path) as here, here.loops("submissions"):
-        await here.submissions.submit(Asked(spec("first", **cpus(1, gpus=2)), "default"))
-        await all_rounds(here)
-        here.submissions._store = GrowingStore(here)
-        made = await here.submissions.submit(Asked(spec("second", **cpus(1, gpus=2)), "default"))
-        assert made.record.pending_reason
-        assert here.dispatcher._walk is not None
+async def test_a_lost_hint_costs_at_most_half_a_minute(tmp_path):
+    async with world(tmp_path) as here:
+        await fill(here, 1)
+        async with here.loops("dispatcher"):
+            await asyncio.sleep(5)
+            # A node that appears in SQL without an announcement: committed by a process that died before telling.
+            await here.store.write(lambda tx: tx.save_node(builders.node()))
+            await asyncio.sleep(35)
+            assert len(await here.store.read(lambda tx: tx.charged_attempts())) == 1
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), OutcomeUnknown("lost")])
+def test_a_database_that_is_away_only_delays(tmp_path, error):
+    @in_virtual_time
+    async def run():
+        async with world(tmp_path) as here:
+            await Agent(here).sync()
+            await here.submit("j")
+            here.store.fails_writing = error
+            async with here.loops("dispatcher", "watchdog") as died:
+                await asyncio.sleep(20)
+                assert not died.done()
+                here.store.fails_writing = None
+                await asyncio.sleep(2)
+                assert (await here.job("j")).state is State.STARTING
+
+    run()
+
+
+@in_virtual_time
+async def test_devices_are_promised_once_whatever_runs_twice(tmp_path):
+    async with world(tmp_path) as here:
+        await Agent(here, gpus=2).sync()
+        here.store.twice = True
+        await submit_all(here, *(spec(f"j{i}", **cpus(1, gpus=1)) for i in range(5)))
+        await asyncio.gather(all_rounds(here), all_rounds(here))
+        charged = await here.store.read(lambda tx: tx.charged_attempts())
+        assert Counter(d for a in charged for d in a.devices) == {0: 1, 1: 1}
+
+
+@in_virtual_time
+async def test_the_first_placement_fixes_what_really_runs(tmp_path):
+    async with world(tmp_path) as here:
+        agent = Agent(here)
+        await agent.sync()
+        ref = await here.placed("j", agent)
+        fixed = await here.store.read(lambda tx: tx.effective_spec(ref.job_uid))
+        assert (await here.jobs.get("j", project="default")).effective == json.loads(fixed)
+        assert ref == AttemptRef(ref.job_uid, 1)

@@ -239,3 +239,53 @@ async def test_the_first_placement_fixes_what_really_runs(tmp_path):
         fixed = await here.store.read(lambda tx: tx.effective_spec(ref.job_uid))
         assert (await here.jobs.get("j", project="default")).effective == json.loads(fixed)
         assert ref == AttemptRef(ref.job_uid, 1)
+
+
+@in_virtual_time
+async def test_a_job_whose_reason_to_wait_is_known_is_stored_with_it_and_not_looked_at_again(tmp_path):
+    async with world(tmp_path) as here, here.loops("submissions"):
+        first, second = (spec(name, **cpus(1, gpus=2)) for name in ("first", "second"))
+        made = await here.submissions.submit(Asked(first, "default"))
+        assert made.record.pending_reason == ""
+        await all_rounds(here)
+        why = (await here.jobs.get("first", project="default")).record.pending_reason
+        assert why
+        made = await here.submissions.submit(Asked(second, "default"))
+        assert made.record.pending_reason == why
+        assert (await here.jobs.get("second", project="default")).record.pending_reason == why
+        assert not await here.store.read(lambda tx: tx.unseen_jobs(limit=10))
+
+
+@in_virtual_time
+async def test_a_job_that_was_stored_with_a_reason_is_placed_when_capacity_grows(tmp_path):
+    async with world(tmp_path) as here:
+        for name in ("first", "second"):
+            await submit_all(here, spec(name, **cpus(1, gpus=2)))
+            await all_rounds(here)
+        await Agent(here, gpus=4).sync()
+        await all_rounds(here)
+        assert await placed(here) == {"first", "second"}
+        assert here.dispatcher.waits.why(Requirement(gpus=2)) == ""
+
+
+class GrowingStore:
+    """Capacity grows, and the queue is walked, between a submit's look at the known reasons and its commit."""
+
+    def __init__(self, here) -> None:
+        self._here = here
+
+    async def write(self, work):
+        self._here.dispatcher.capacity_grew()
+        await all_rounds(self._here)
+        return await self._here.store.write(work)
+
+
+@in_virtual_time
+async def test_capacity_that_grows_while_a_job_is_stored_with_a_reason_is_not_missed(tmp_path):
+    async with world(tmp_path) as here, here.loops("submissions"):
+        await here.submissions.submit(Asked(spec("first", **cpus(1, gpus=2)), "default"))
+        await all_rounds(here)
+        here.submissions._store = GrowingStore(here)
+        made = await here.submissions.submit(Asked(spec("second", **cpus(1, gpus=2)), "default"))
+        assert made.record.pending_reason
+        assert here.dispatcher._walk is not None

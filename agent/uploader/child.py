@@ -179,7 +179,8 @@ async def _end(child: Process) -> None:
 async def _answer(child: Process) -> dict[str, Any]:
     """Close the child's input and read its answer; a child that dies without one was cut off by something passing."""
     try:
-        output, _ = await child.communicate()
+        # Without an input, Python 3.11 would leave the pipe open, and a shipper waits for its end.
+        output, _ = await child.communicate(b"")
     except asyncio.CancelledError:
         await _end(child)
         raise

@@ -115,8 +115,8 @@ class Dispatcher:
             if key not in hopeless:
                 chosen = placement.place(job.requirement, free)
                 if chosen is not None:
-                    if self._assign(changes, job, chosen):
-                        free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
+                    self._assign(changes, job, chosen)
+                    free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
                     continue
                 hopeless[key] = job.requirement, placement.why_not(job.requirement, free)
             why = hopeless[key][1]
@@ -126,8 +126,8 @@ class Dispatcher:
             changes.tx.set_pending(pending)
         return list(hopeless.values())
 
-    def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> bool:
-        """Writes attempt N+1, or fails the job for what this build cannot run; answers whether devices are charged."""
+    def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> None:
+        """Writes attempt N+1, which charges the devices."""
         job = waiting.job
         effective = changes.tx.effective_spec(job.uid)
         filled = (
@@ -135,17 +135,11 @@ class Dispatcher:
             if effective
             else spec.effective(json.loads(waiting.sent), job_id=job.job_id, rules=self._rules)
         )
-        impossible = spec.not_yet_runnable(filled)
-        if impossible:
-            what = "; ".join(f"{v.field}: {v.description}" for v in impossible)
-            changes.apply(job, n.Refused("NOT_YET_SUPPORTED", what))
-            return False
         if not effective:
             changes.tx.set_effective_spec(job.uid, spec.canonical(filled))
         moved = changes.apply(job, n.Assigned(job.attempt + 1, chosen.node))
         changes.tx.insert_attempt(_attempt(moved.uid, moved.attempt, waiting.requirement, chosen, changes.now_us))
         changes.told.wake.add(chosen.node)
-        return True
 
 
 def _turn(waiting: WaitingJob) -> tuple[int, str]:

@@ -89,13 +89,3 @@ def test_it_can_be_cancelled_and_then_nothing_of_it_can_change(stack, submitted)
     assert stack.http("POST", f"/train/{JOB}:cancel", b"{}")[1]["state"] == "CANCELLED"
     events = stack.http("GET", f"/train/{JOB}/events")[1]["events"]
     assert [e["type"] for e in events] == ["job.queued", "job.cancelled"]
-
-
-async def test_where_it_could_be_placed_it_fails_before_a_device_is_taken(stack, submitted):
-    stack.join("big", "--gpus", "4xA100")
-    body = SEED.replace(b"unique-train-id", b"placed").replace(b"models/job-id", b"models/placed")
-    assert stack.http("POST", "/train", body)[0] == 200
-    job = await eventually(lambda: (j := stack.http("GET", "/train/placed")[1])["state"] == "FAILED" and j)
-    assert job["reason"] == "NOT_YET_SUPPORTED"
-    assert "artifacts.output_uri" in job["message"]
-    assert job["attempts"] == []

@@ -4,7 +4,7 @@
               message, converted ──┘                    gRPC: a TrainingSpec
 
 `fields.py` describes every field once; the validator, the defaults, docs/spec.md and the JSON Schema are made from it
-(ADR 0003). Between fields, `relations.py` judges; what is accepted but cannot run yet, `runnable.py` tells.
+(ADR 0003). Between fields, `relations.py` judges.
 """
 
 from controlplane.domain.spec.budget import fit
@@ -14,7 +14,6 @@ from controlplane.domain.spec.fields import DEFAULT_EVENTS, EVENT_TYPES, FIELDS
 from controlplane.domain.spec.locations import place
 from controlplane.domain.spec.reference import reference
 from controlplane.domain.spec.rules import Rules
-from controlplane.domain.spec.runnable import not_yet_runnable
 from controlplane.domain.spec.sameness import canonical, same, secret_macs
 from controlplane.domain.spec.schema import json_schema
 from controlplane.domain.spec.shapes import is_job_id
@@ -33,7 +32,6 @@ __all__ = [
     "fit",
     "is_job_id",
     "json_schema",
-    "not_yet_runnable",
     "parse",
     "place",
     "reference",

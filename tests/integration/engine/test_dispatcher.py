@@ -89,19 +89,6 @@ async def test_without_a_node_it_says_so_and_a_node_that_joins_gets_the_job_at_o
 
 
 @in_virtual_time
-async def test_what_cannot_run_yet_fails_before_a_device_is_taken_and_the_next_gets_the_place(tmp_path):
-    async with world(tmp_path) as here:
-        await Agent(here, cpus=1).sync()
-        await submit_all(here, spec("later", artifacts={"output_uri": "s3://bucket/x/"}), spec("now"))
-        await all_rounds(here)
-        job = await here.job("later")
-        assert (job.state, job.reason, job.attempt) == (State.FAILED, "NOT_YET_SUPPORTED", 0)
-        assert "artifacts.output_uri" in job.message
-        assert await placed(here) == {"now"}
-        assert await here.types("later") == ["job.queued", "job.failed"]
-
-
-@in_virtual_time
 async def test_a_recovering_job_is_queued_again_when_it_is_due_and_not_before(tmp_path):
     async with world(tmp_path) as here:
         agent = Agent(here)

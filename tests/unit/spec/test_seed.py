@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from controlplane.domain.errors import InvalidSpec
-from controlplane.domain.spec import Rules, canonical, check, json_schema, not_yet_runnable, parse, reference
-from tests.support.bad_requests import LOCAL, SEED, changed
+from controlplane.domain.spec import Rules, canonical, check, json_schema, parse, reference
+from tests.support.bad_requests import SEED
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "spec"
@@ -60,11 +60,6 @@ def test_the_seed_s_effective_spec_is_the_golden_one():
     _golden(GOLDEN / "seed_effective.json", _json(check(parse(SEED), rules=Rules()).effective))
 
 
-def test_what_this_build_cannot_run_of_the_seed_is_the_golden_list():
-    effective = check(parse(SEED), rules=Rules()).effective
-    _golden(GOLDEN / "seed_not_yet_runnable.json", _json([str_of(found) for found in not_yet_runnable(effective)]))
-
-
 def test_a_nasty_body_gets_the_golden_violations():
     with pytest.raises(InvalidSpec) as refused:
         check(parse((GOLDEN / "nasty.json").read_bytes()), rules=Rules())
@@ -81,39 +76,3 @@ def test_the_reference_in_docs_is_fresh():
 
 def test_the_schema_is_the_golden_one():
     _golden(GOLDEN / "schema.json", _json(json_schema()))
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("base_model.provider", "local"),
-        ("base_model", {"model_name": "owner/name"}),
-        ("base_model.weights_url", "s3://bucket/weights/"),
-        ("datasets[].source", "s3://bucket/rows.jsonl"),
-    ],
-)
-def test_a_job_can_be_run_wherever_its_inputs_are(path: str, value: Any):
-    assert not_yet_runnable(check(changed(LOCAL, path, value), rules=Rules()).effective) == ()
-
-
-def test_the_fake_trainer_needs_neither_model_nor_rows():
-    spec = parse(SEED) | {"backend": "mock", "artifacts": {"output_uri": "file:///o/"}}
-    assert not_yet_runnable(check(spec, rules=Rules(dev_mode=True)).effective) == ()
-    spec["artifacts"]["output_uri"] = "s3://bucket/o/"
-    ((field, reason),) = [
-        (found.field, found.reason) for found in not_yet_runnable(check(spec, rules=Rules(dev_mode=True)).effective)
-    ]
-    assert (field, reason) == ("artifacts.output_uri", "NOT_YET_SUPPORTED")
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "field"),
-    [
-        ("artifacts.output_uri", "s3://bucket/out/", "artifacts.output_uri"),
-        ("artifacts.log_uri", "s3://bucket/logs/", "artifacts.log_uri"),
-    ],
-)
-def test_what_comes_later_is_stored_and_named_before_it_is_placed(path: str, value: Any, field: str):
-    checked = check(changed(LOCAL, path, value), rules=Rules())
-    ((named, reason),) = [(found.field, found.reason) for found in not_yet_runnable(checked.effective)]
-    assert (named, reason) == (field, "NOT_YET_SUPPORTED")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent import wording
+from agent.cgroups import Group
 from agent.trainer.failures import describe_deadline
 from agent.trainer.verdict import Verdict
 from agent.trainer.warden import LONGEST_SECONDS, TERMINATED_STATUS
@@ -132,6 +133,9 @@ def _last_words(directory: Path, rank: _Rank, code: int) -> Verdict:
         said = json.loads(rank.line.recv(WORDS_LIMIT_BYTES))
         return Verdict(str(said["reason"]), str(said["message"]))
     except (OSError, ValueError, LookupError, TypeError):
+        used = Group.noted(directory).memory()
+        if used is not None and used.kills:
+            return Verdict("OUT_OF_MEMORY_HOST", wording.out_of_memory(used))
         words = wording.exit_in_words(code, who=f"rank {rank.number}")
     tail = _tail(directory / "logs" / f"rank-{rank.number}.log")
     said = f"{words}; its log's last lines:\n{tail}" if tail else f"{words}; its log is empty"

@@ -22,6 +22,7 @@ from agent.link import Link, LinkSettings
 from agent.logs import LogSender
 from agent.loops import LoopDiedError, Loops
 from agent.ports import SupersededError
+from agent.probes import Probes
 from agent.reports import ReportSender
 from agent.runners.local import LocalRunner
 from agent.sealing import SealingKey
@@ -67,17 +68,21 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
     groups = cgroups.found()
     async with contextlib.AsyncExitStack() as stack:
         loops = Loops()
-        link_settings = LinkSettings(settings.nats, settings.node, settings.credentials, settings.answer_timeout)
-        link = Link(link_settings, woken=lambda: sync.wake())  # noqa: PLW0108  # made just below
+        environment = {**child_environment(), **failpoints.inherited()}
+        fetcher = Fetcher(environment, settings.inputs(), settings.storage(), ambient(), settings.data_dir)
+        sealing_key = SealingKey()
+        probes = Probes(fetcher, sealing_key)
+        link_settings = LinkSettings(
+            settings.nats, settings.node, settings.credentials, settings.answer_timeout, sealing_key.public
+        )
+        link = Link(link_settings, woken=lambda: sync.wake(), asked=probes.take)  # noqa: PLW0108  # made just below
         sync = SyncLoop(link, inventory=inventory, node=settings.node, bounds=_bounds(inventory, groups))
         stack.push_async_callback(link.close)
         reports = ReportSender(link)
         stack.callback(reports.close)
         logs = LogSender(link)
-        environment = {**child_environment(), **failpoints.inherited()}
         uploader = Uploader(environment, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
-        fetcher = Fetcher(environment, settings.inputs(), settings.storage(), ambient(), settings.data_dir)
         supervisor = Supervisor(
             Collaborators(
                 journal=journal,
@@ -88,7 +93,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 uploader=uploader,
                 fetching=Fetching(journal, fetcher),
                 launcher=Launcher(settings.model_root, bounds_enforced=not inventory.simulated),
-                sealing_key=SealingKey(),
+                sealing_key=sealing_key,
                 grace=settings.grace,
                 simulated=inventory.simulated,
                 storage_patience=settings.storage_patience,
@@ -102,6 +107,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         loops.forever("supervisor", supervisor.run())
         loops.forever("reports", reports.run())
         loops.forever("logs", logs.run())
+        loops.forever("probes", probes.run())
         loops.once("connect", link.connect())
         loops.forever("sync", sync.run(supervisor))
         yield loops, supervisor

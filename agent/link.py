@@ -6,6 +6,7 @@ timeout to who asked; the server's words reach only `error_cb`, and so the log.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ from google.protobuf.message import DecodeError
 
 from agent import __version__, convert, ports, processes
 from trainplane.wire import subjects
-from trainplane.wire.v1 import claim_pb2, commit_pb2, log_pb2, report_pb2, sync_pb2
+from trainplane.wire.v1 import claim_pb2, commit_pb2, log_pb2, probe_pb2, report_pb2, sync_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from nats.aio.client import Client
@@ -39,6 +40,8 @@ class LinkSettings:
     node: str
     credentials: Path | None = None
     answer_timeout: timedelta = timedelta(seconds=5)
+    public_key: bytes = b""
+    """Told with every sync: what the control plane asks of the node is sealed to it."""
 
 
 class Link:
@@ -47,12 +50,20 @@ class Link:
     Args:
         settings: where and as whom.
         woken: called on a wake, and whenever the connection is there again.
+        asked: called with a sealed question about a job's model, and with whom to tell the answer; must not block.
     """
 
-    def __init__(self, settings: LinkSettings, *, woken: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: LinkSettings,
+        *,
+        woken: Callable[[], None],
+        asked: Callable[[bytes, Callable[[ports.ProbeAnswer], Awaitable[None]]], None],
+    ) -> None:
         self._settings = settings
         self._timeout_seconds = settings.answer_timeout.total_seconds()
         self._woken = woken
+        self._asked = asked
         self._nats: Client | None = None
         self._incarnation = 0
         self._counter = 0
@@ -79,6 +90,7 @@ class Link:
             **options,
         )
         await self._nats.subscribe(subjects.wake(self._settings.node), cb=self._on_wake)
+        await self._nats.subscribe(subjects.probe(self._settings.node), cb=self._on_probe)
         await self._nats.flush()
 
     async def close(self) -> None:
@@ -96,6 +108,7 @@ class Link:
             agent_version=__version__,
             inventory=convert.inventory(state.inventory, not_ready_reason=state.not_ready_reason),
             attempts=convert.attempts(state.attempts),
+            public_key=self._settings.public_key,
         )
         reply = await self._ask(subjects.SYNC, request, sync_pb2.SyncReply)
         answer = convert.sync_answer(reply)
@@ -163,6 +176,20 @@ class Link:
 
     async def _on_wake(self, _message: Any) -> None:
         self._woken()
+
+    async def _on_probe(self, message: Any) -> None:
+        reply = message.reply
+        if not reply.startswith(subjects.answers(self._settings.node).removesuffix("*")):
+            return
+
+        async def answer(found: ports.ProbeAnswer) -> None:
+            told = probe_pb2.ProbeReply(outcome=found.outcome.value, reason=found.reason, message=found.message)
+            if self._nats is not None and self._nats.is_connected:
+                with contextlib.suppress(nats.errors.Error):
+                    await self._nats.publish(reply, told.SerializeToString())
+
+        with contextlib.suppress(DecodeError):
+            self._asked(probe_pb2.ProbeRequest.FromString(message.data).sealed, answer)
 
     async def _on_error(self, error: Exception) -> None:
         # While there is no connection, each try of a new one reports the same.

@@ -103,6 +103,23 @@ class LogAnswer:
     enough: bool = False
 
 
+class ProbeOutcome(enum.Enum):
+    """What a look at a job's model found."""
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """The outcome; with FAILED the reason why the job would fail for certain, and the words for people."""
+
+    outcome: ProbeOutcome
+    reason: str = ""
+    message: str = ""
+
+
 class ControlPlane(Protocol):
     """Every question has a deadline of some seconds, raises NoAnswerError after it, and may be asked again."""
 

@@ -16,6 +16,7 @@ import structlog
 from controlplane.blobs import FileBlobs
 from controlplane.bus.connection import NatsAddress, connected
 from controlplane.bus.nats import NatsBus
+from controlplane.bus.probes import NatsProbes
 from controlplane.bus.server import NodeServer
 from controlplane.clock import SystemClock
 from controlplane.engine.agents import Agents
@@ -30,6 +31,7 @@ from controlplane.engine.logs import Logs
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import BusUnavailable, StoreUnavailable
 from controlplane.engine.preparing import Preparer
+from controlplane.engine.prober import Prober
 from controlplane.engine.relay import Pace, Relay
 from controlplane.engine.signals import Recent
 from controlplane.engine.submissions import Submissions
@@ -76,14 +78,6 @@ class _Services:
         self.preparing = CrowdPreparer(in_place, setup=(rules, master_key))
         self.jobs = Jobs(store, recorder=recorder, blobs=blobs, rules=rules)
         self.watches = Watches(store, recent=recent)
-        self.dispatcher = Dispatcher(recorder, rules=rules)
-        self.submissions = Submissions(
-            store,
-            preparing=self.preparing,
-            clock=clock,
-            waits=self.dispatcher.waits,
-            announce=self.announcer,
-        )
         self.relay = Relay(
             store, bus=bus, clock=clock, recent=recent, pace=Pace(_RELAY_LINGER, retention=streams.EVENTS.max_age)
         )
@@ -92,6 +86,17 @@ class _Services:
         self.nodes = Nodes(
             recorder, store=store, clock=clock, pace=pace, listening=lambda: connection.client.is_connected
         )
+        self.prober = Prober(
+            recorder, store=store, vault=self.vault, bus=NatsProbes(connection), key_of=self.nodes.public_key
+        )
+        self.dispatcher = Dispatcher(recorder, rules=rules, prober=self.prober)
+        self.submissions = Submissions(
+            store,
+            preparing=self.preparing,
+            clock=clock,
+            waits=self.dispatcher.waits,
+            announce=self.announcer,
+        )
         self.agents = Agents(
             nodes=self.nodes,
             claims=Claims(recorder, vault=self.vault),
@@ -99,7 +104,11 @@ class _Services:
             logs=Logs(store, blobs=blobs),
         )
         self.announcer.wire(
-            dispatcher=self.dispatcher, relay=self.relay, watches=self.watches, deliveries=self.deliveries
+            dispatcher=self.dispatcher,
+            relay=self.relay,
+            watches=self.watches,
+            deliveries=self.deliveries,
+            prober=self.prober,
         )
         connection.on_reconnect(self.relay.reconnected)
 
@@ -115,6 +124,7 @@ class _Services:
             "watchdog": self.nodes.watch(),
             "agents": NodeServer(self.connection).serve(self.agents),
             "dispatcher": self.dispatcher.run(),
+            "prober": self.prober.run(),
         }
 
     async def can_accept(self, *, with_node: bool) -> bool:

@@ -78,6 +78,7 @@ def sync(node: str, payload: bytes) -> Sync:
             )
             for status in said.attempts
         ),
+        public_key=said.public_key if len(said.public_key) == 32 else b"",
     )
 
 

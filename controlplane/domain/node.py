@@ -97,6 +97,8 @@ class Sync:
     agent_version: str
     inventory: Inventory
     attempts: tuple[AttemptStatus, ...]
+    public_key: bytes = b""
+    """X25519, of its agent's process; empty: an older agent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from controlplane.engine.deliveries import Deliveries
     from controlplane.engine.dispatcher import Dispatcher
     from controlplane.engine.ports import Bus
+    from controlplane.engine.prober import Prober
     from controlplane.engine.relay import Relay
     from controlplane.engine.signals import Recent
     from controlplane.engine.watches import Watches
@@ -26,29 +27,38 @@ class Announcer:
         self._relay: Relay | None = None
         self._watches: Watches | None = None
         self._deliveries: Deliveries | None = None
+        self._prober: Prober | None = None
 
-    def wire(self, *, dispatcher: Dispatcher, relay: Relay, watches: Watches, deliveries: Deliveries) -> None:
+    def wire(
+        self, *, dispatcher: Dispatcher, relay: Relay, watches: Watches, deliveries: Deliveries, prober: Prober
+    ) -> None:
         """Names the listeners."""
         self._dispatcher, self._relay, self._watches, self._deliveries = dispatcher, relay, watches, deliveries
+        self._prober = prober
 
     def __call__(self, told: Told) -> None:
         """Tells what a committed transaction did. Never blocks, never raises; sweeps make up for what is dropped."""
         if told.events:
-            self._recent.add(told.events)
-            if self._watches is not None:
-                self._watches.hint({event.uid for event in told.events})
-            if self._relay is not None:
-                self._relay.bell.ring()
-            if self._deliveries is not None:
-                self._deliveries.bell.ring()
+            self._tell_events(told)
         for node in told.wake:
             if not self._wakes.full():
                 self._wakes.put_nowait(node)
+        if told.probe and self._prober is not None:
+            self._prober.ask(told.probe)
         if self._dispatcher is not None:
             if told.capacity:
                 self._dispatcher.capacity_grew()
             elif told.queue:
                 self._dispatcher.bell.ring()
+
+    def _tell_events(self, told: Told) -> None:
+        self._recent.add(told.events)
+        if self._watches is not None:
+            self._watches.hint({event.uid for event in told.events})
+        if self._relay is not None:
+            self._relay.bell.ring()
+        if self._deliveries is not None:
+            self._deliveries.bell.ring()
 
     async def run(self) -> None:
         """The loop: sends the wakes."""

@@ -38,6 +38,8 @@ class Told:
     """Nodes of which something else is wanted now."""
     queue: bool = False
     """There is a new job to place."""
+    probe: dict[str, str] = field(default_factory=dict)
+    """Waiting jobs whose models are to be looked at: uid -> the node that looks."""
     capacity: bool = False
     """A node can take more than before."""
 

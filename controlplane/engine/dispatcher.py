@@ -8,7 +8,7 @@ new job is placed at once. A job that cannot be placed says why, and does not ho
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from controlplane.domain import news as n
 from controlplane.domain import placement, spec
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from controlplane.domain.placement import Placement
     from controlplane.domain.spec import Rules
     from controlplane.engine.changes import Changes, Recorder
+    from controlplane.engine.prober import Prober
 
 SWEEP_SECONDS = 1.0
 PAGE = 500
@@ -40,11 +41,12 @@ _BEGINNING = (101, "")
 class Dispatcher:
     """Places waiting jobs, and queues recovered ones again."""
 
-    def __init__(self, recorder: Recorder, *, rules: Rules) -> None:
+    def __init__(self, recorder: Recorder, *, rules: Rules, prober: Prober) -> None:
         self.bell = Bell(pace_seconds=_PACE_SECONDS)
         self.waits = KnownWaits()
         self._recorder = recorder
         self._rules = rules
+        self._prober = prober
         self._walk: tuple[int, str] | None = _BEGINNING
         """How far the walk over the whole queue is; None: none is under way."""
         self._walks = 0
@@ -112,34 +114,42 @@ class Dispatcher:
         pending: dict[str, str] = {}
         for job in waiting:
             key = id(job.requirement)
-            if key not in hopeless:
-                chosen = placement.place(job.requirement, free)
-                if chosen is not None:
-                    self._assign(changes, job, chosen)
+            if key not in hopeless and (chosen := placement.place(job.requirement, free)) is not None:
+                if self._assign(changes, job, chosen):
                     free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
                     continue
-                hopeless[key] = job.requirement, placement.why_not(job.requirement, free)
-            why = hopeless[key][1]
+                why = f"checking the model on {chosen.node}"
+            else:
+                if key not in hopeless:
+                    hopeless[key] = job.requirement, placement.why_not(job.requirement, free)
+                why = hopeless[key][1]
             if why != job.pending_reason:
                 pending[job.job.uid] = why
         if pending:
             changes.tx.set_pending(pending)
         return list(hopeless.values())
 
-    def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> None:
-        """Writes attempt N+1, which charges the devices."""
+    def _effective(self, changes: Changes, waiting: WaitingJob) -> dict[str, Any]:
+        """What the job really runs with: fixed the first time that a node is found for it."""
         job = waiting.job
-        effective = changes.tx.effective_spec(job.uid)
-        filled = (
-            json.loads(effective)
-            if effective
-            else spec.effective(json.loads(waiting.sent), job_id=job.job_id, rules=self._rules)
-        )
-        if not effective:
-            changes.tx.set_effective_spec(job.uid, spec.canonical(filled))
+        fixed = changes.tx.effective_spec(job.uid)
+        if fixed:
+            known: dict[str, Any] = json.loads(fixed)
+            return known
+        filled = spec.effective(json.loads(waiting.sent), job_id=job.job_id, rules=self._rules)
+        changes.tx.set_effective_spec(job.uid, spec.canonical(filled))
+        return filled
+
+    def _assign(self, changes: Changes, waiting: WaitingJob, chosen: Placement) -> bool:
+        """Writes attempt N+1, which charges the devices; False: its node looks at its model first."""
+        job = waiting.job
+        if self._prober.must_look(job, self._effective(changes, waiting)):
+            changes.told.probe[job.uid] = chosen.node
+            return False
         moved = changes.apply(job, n.Assigned(job.attempt + 1, chosen.node))
         changes.tx.insert_attempt(_attempt(moved.uid, moved.attempt, waiting.requirement, chosen, changes.now_us))
         changes.told.wake.add(chosen.node)
+        return True
 
 
 def _turn(waiting: WaitingJob) -> tuple[int, str]:

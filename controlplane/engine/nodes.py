@@ -86,6 +86,8 @@ class Nodes:
         """Silence before this is nobody's: we were not there to hear."""
         self._newest: dict[str, int] = {}
         """Node -> the newest incarnation of its agent that we know of."""
+        self._keys: dict[str, bytes] = {}
+        """Node -> its agent's public key, as it last said. Not stored: the next sync says it again."""
         self._missing: dict[str, frozenset[AttemptRef]] = {}
         """Node -> claimed attempts that it left out of its last sync."""
 
@@ -103,9 +105,14 @@ class Nodes:
         wanted = await self._recorder.write(work)
         if wanted.outcome == "APPLIED":
             self._missing[said.node] = frozenset(missing)
+            self._keys[said.node] = said.public_key
         if wanted.incarnation:
             self._newest[said.node] = wanted.incarnation
         return wanted
+
+    def public_key(self, node: str) -> bytes:
+        """What a message to a node is sealed to; empty: it has not said since this process began, or is too old to."""
+        return self._keys.get(node, b"")
 
     def _sync(self, changes: Changes, said: Sync, missing: set[AttemptRef]) -> Wanted:
         known = changes.tx.node(said.node)

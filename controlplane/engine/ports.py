@@ -363,6 +363,24 @@ class Bus(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a node found when it looked at a job's model."""
+
+    outcome: str
+    """PASSED, FAILED or SKIPPED."""
+    reason: str = ""
+    message: str = ""
+
+
+class ProbeBus(Protocol):
+    """Questions to nodes."""
+
+    async def probe(self, node: str, sealed: bytes, *, seconds: float) -> Probed | None:
+        """Asks a node, and waits at most so long; None: no answer, which means nothing. Never raises for a lost one."""
+        ...
+
+
 class BlobStore(Protocol):
     """Where logs lie."""
 

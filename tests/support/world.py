@@ -22,8 +22,9 @@ from controlplane.engine.intake import Intake
 from controlplane.engine.jobs import Jobs
 from controlplane.engine.logs import Logs
 from controlplane.engine.nodes import NodePace, Nodes
-from controlplane.engine.ports import Answer
+from controlplane.engine.ports import Answer, Probed
 from controlplane.engine.preparing import Asked, Preparer
+from controlplane.engine.prober import Prober
 from controlplane.engine.relay import Pace, Relay
 from controlplane.engine.requests import (
     AttemptReports,
@@ -142,6 +143,22 @@ class Endpoints:
         return [post.headers["webhook-id"] for post in self.posts if post.url == url]
 
 
+@dataclass
+class Probes:
+    """`ports.ProbeBus`: each node answers what it is told to, after some seconds, or not at all."""
+
+    clock: LoopClock
+    answers: dict[str, Probed] = field(default_factory=dict)
+    seconds: float = 1.0
+    asked: list[tuple[str, bytes]] = field(default_factory=list)
+
+    async def probe(self, node: str, sealed: bytes, *, seconds: float) -> Probed | None:
+        self.asked.append((node, sealed))
+        answer = self.answers.get(node)
+        await self.clock.sleep(seconds if answer is None else self.seconds)
+        return answer
+
+
 _unnamed = itertools.count(1)
 
 
@@ -184,14 +201,6 @@ class World:
         )
         self.jobs = Jobs(self.store, recorder=self.recorder, blobs=files, rules=self.rules)
         self.watches = Watches(self.store, recent=self.recent)
-        self.dispatcher = Dispatcher(self.recorder, rules=self.rules)
-        self.submissions = Submissions(
-            self.store,
-            preparing=preparer,
-            clock=self.clock,
-            waits=self.dispatcher.waits,
-            announce=self.announcer,
-        )
         self.relay = Relay(
             self.store,
             bus=self.bus,
@@ -204,11 +213,27 @@ class World:
         )
         self.pace = NodePace(timedelta(seconds=3), node_grace=timedelta(seconds=grace_seconds))
         self.nodes = Nodes(self.recorder, store=self.store, clock=self.clock, pace=self.pace)
+        self.probes = Probes(self.clock)
+        self.prober = Prober(
+            self.recorder, store=self.store, vault=self.vault, bus=self.probes, key_of=self.nodes.public_key
+        )
+        self.dispatcher = Dispatcher(self.recorder, rules=self.rules, prober=self.prober)
+        self.submissions = Submissions(
+            self.store,
+            preparing=preparer,
+            clock=self.clock,
+            waits=self.dispatcher.waits,
+            announce=self.announcer,
+        )
         self.claims = Claims(self.recorder, vault=self.vault)
         self.intake = Intake(self.recorder)
         self.logs = Logs(self.store, blobs=files)
         self.announcer.wire(
-            dispatcher=self.dispatcher, relay=self.relay, watches=self.watches, deliveries=self.deliveries
+            dispatcher=self.dispatcher,
+            relay=self.relay,
+            watches=self.watches,
+            deliveries=self.deliveries,
+            prober=self.prober,
         )
 
     def loops(self, *names: str) -> Any:
@@ -221,6 +246,7 @@ class World:
             "old secrets": self.deliveries.erase,
             "watchdog": self.nodes.watch,
             "dispatcher": self.dispatcher.run,
+            "prober": self.prober.run,
         }
         return running({name: made[name]() for name in names})
 
@@ -262,6 +288,7 @@ class Agent:
         self.node = node
         self.incarnation = 0
         self.counter = 0
+        self.public_key = PUBLIC_KEY
         self.inventory = Inventory(
             gpus=tuple(Gpu(index, "NVIDIA L4", 24 << 30) for index in range(gpus)),
             cpus=cpus,
@@ -274,7 +301,14 @@ class Agent:
         self.counter += 1
         said = {"incarnation": self.incarnation, "counter": self.counter, "host_boot_id": "boot"} | changed
         wanted = await self.world.nodes.sync(
-            Sync(node=self.node, agent_version="1", inventory=self.inventory, attempts=attempts, **said)
+            Sync(
+                node=self.node,
+                agent_version="1",
+                inventory=self.inventory,
+                attempts=attempts,
+                public_key=self.public_key,
+                **said,
+            )
         )
         if wanted.outcome == "APPLIED":
             self.incarnation = wanted.incarnation

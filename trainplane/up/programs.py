@@ -84,8 +84,9 @@ def _installation(layout: Layout, *, node: str) -> Installation:
         ("controlplane", keys.mint_control_plane),
         (f"node-{node}", functools.partial(keys.mint_node, node)),
     ):
-        if not layout.credentials(user).exists():
-            credentials.write_secret(layout.credentials(user), mint())
+        # Anew each time: those of an earlier version allow less than this one needs.
+        layout.credentials(user).unlink(missing_ok=True)
+        credentials.write_secret(layout.credentials(user), mint())
     if not layout.master_key.exists():
         # 32 bytes, in base64.
         credentials.write_secret(layout.master_key, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")

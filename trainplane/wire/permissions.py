@@ -1,8 +1,8 @@
 """Who may say and hear what on NATS: allow-lists, which the server enforces.
 
     user            publishes                                    hears
-    a node          its own requests                             its replies, its wakes
-    control plane   wakes, events, replies, the stream's upkeep  every node's requests, its replies
+    a node          its own requests and answers                 its replies, its wakes and probes
+    control plane   wakes, probes, events, replies, the stream   every node's requests and answers, its replies
     anonymous       requests to read the events stream           events, its replies
 
 Reply subjects are apart: `_REPLY.<node>.>` of nodes, `_CONTROLPLANE.>`, and a client library's default `_INBOX.>` of
@@ -31,8 +31,8 @@ def node(name: str) -> Permissions:
         ValueError: the name is no subject token.
     """
     return Permissions(
-        publish=tuple(subjects.request(kind, name) for kind in subjects.REQUESTS),
-        subscribe=(f"{subjects.inbox_prefix(name)}.>", subjects.wake(name)),
+        publish=(*(subjects.request(kind, name) for kind in subjects.REQUESTS), subjects.answers(name)),
+        subscribe=(f"{subjects.inbox_prefix(name)}.>", subjects.wake(name), subjects.probe(name)),
     )
 
 
@@ -42,11 +42,16 @@ def control_plane() -> Permissions:
     return Permissions(
         publish=(
             subjects.wakes(),
+            subjects.probes(),
             subjects.events(),
             subjects.inboxes(),
             *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("INFO", "CREATE", "UPDATE")),
         ),
-        subscribe=(*(subjects.requests(kind) for kind in subjects.REQUESTS), f"{subjects.CONTROLPLANE_INBOX}.>"),
+        subscribe=(
+            *(subjects.requests(kind) for kind in subjects.REQUESTS),
+            subjects.answers(),
+            f"{subjects.CONTROLPLANE_INBOX}.>",
+        ),
     )
 
 

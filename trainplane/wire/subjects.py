@@ -62,6 +62,26 @@ def wakes() -> str:
     return f"{PREFIX}.wake.*"
 
 
+def probe(node: str) -> str:
+    """`trainplane.v1.probe.<node>`: the control plane's question to a node; may be lost."""
+    return f"{PREFIX}.probe.{_token(node, what='node')}"
+
+
+def probes() -> str:
+    """The wildcard for all such questions."""
+    return f"{PREFIX}.probe.*"
+
+
+def answer(node: str, token: str) -> str:
+    """`trainplane.v1.answer.<node>.<token>`: where a node answers one question; the subject proves who does."""
+    return f"{PREFIX}.answer.{_token(node, what='node')}.{_token(token, what='token')}"
+
+
+def answers(node: str = "*") -> str:
+    """The wildcard for the answers of a node, or of all."""
+    return f"{PREFIX}.answer.{node}.*"
+
+
 def inbox_prefix(node: str) -> str:
     """`_REPLY.<node>`: where a node's replies go; with it, no node hears another's."""
     return f"{_REPLY}.{_token(node, what='node')}"

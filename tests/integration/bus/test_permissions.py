@@ -97,6 +97,9 @@ async def test_a_node_may_ask_in_its_own_name_and_is_answered(connections: Conne
         *(subjects.request(kind, "gpu-02") for kind in subjects.REQUESTS),
         subjects.wake("gpu-02"),
         subjects.wake("gpu-01"),
+        subjects.probe("gpu-01"),
+        subjects.probe("gpu-02"),
+        subjects.answer("gpu-02", "x"),
         f"{subjects.inbox_prefix('gpu-02')}.x",
         f"{subjects.CONTROLPLANE_INBOX}.x",
         EVENT,
@@ -122,6 +125,10 @@ async def test_a_node_cannot_publish_on_anything_else(connections: Connections, 
     [
         subjects.wake("gpu-02"),
         subjects.wakes(),
+        subjects.probe("gpu-02"),
+        subjects.probes(),
+        subjects.answers("gpu-01"),
+        subjects.answers(),
         subjects.requests("sync"),
         subjects.request("claim", "gpu-02"),
         subjects.request("claim", "gpu-01"),
@@ -140,6 +147,7 @@ async def test_a_node_cannot_hear_anything_but_its_wakes_and_replies(connections
     node = await connections.node("gpu-01", **watched(errors))
     assert await deaf(node, errors, subject)
     assert not await deaf(node, errors, subjects.wake("gpu-01"))
+    assert not await deaf(node, errors, subjects.probe("gpu-01"))
     assert not await deaf(node, errors, f"{subjects.inbox_prefix('gpu-01')}.>")
 
 
@@ -148,9 +156,14 @@ async def test_the_control_plane_cannot_speak_as_a_node_or_delete_the_stream(
 ) -> None:
     errors = Errors()
     client = await connections.credentials(natsd.control_plane(), **watched(errors))
-    for subject in (subjects.request("sync", "gpu-01"), f"$JS.API.STREAM.DELETE.{STREAM}", "$JS.API.STREAM.LIST"):
+    for subject in (
+        subjects.request("sync", "gpu-01"),
+        subjects.answer("gpu-01", "x"),
+        f"$JS.API.STREAM.DELETE.{STREAM}",
+        "$JS.API.STREAM.LIST",
+    ):
         assert await refused(client, errors, subject), subject
-    for subject in (subjects.wake("gpu-01"), EVENT, f"{subjects.inbox_prefix('gpu-01')}.x"):
+    for subject in (subjects.wake("gpu-01"), subjects.probe("gpu-01"), EVENT, f"{subjects.inbox_prefix('gpu-01')}.x"):
         assert not await refused(client, errors, subject), subject
 
 
@@ -196,6 +209,8 @@ async def test_anonymous_reads_a_long_stream_through_flow_control(connections: C
         EVENT,
         *(subjects.request(kind, "gpu-01") for kind in subjects.REQUESTS),
         subjects.wake("gpu-01"),
+        subjects.probe("gpu-01"),
+        subjects.answer("gpu-01", "x"),
         f"{subjects.inbox_prefix('gpu-01')}.x",
         f"{subjects.CONTROLPLANE_INBOX}.x",
         "$JS.API.STREAM.CREATE.OTHER",

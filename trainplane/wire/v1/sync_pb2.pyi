@@ -11,20 +11,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SyncRequest(_message.Message):
-    __slots__ = ("incarnation", "counter", "host_boot_id", "agent_version", "inventory", "attempts")
+    __slots__ = ("incarnation", "counter", "host_boot_id", "agent_version", "inventory", "attempts", "public_key")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     COUNTER_FIELD_NUMBER: _ClassVar[int]
     HOST_BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     counter: int
     host_boot_id: str
     agent_version: str
     inventory: Inventory
     attempts: _containers.RepeatedCompositeFieldContainer[AttemptStatus]
-    def __init__(self, incarnation: _Optional[int] = ..., counter: _Optional[int] = ..., host_boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[AttemptStatus, _Mapping]]] = ...) -> None: ...
+    public_key: bytes
+    def __init__(self, incarnation: _Optional[int] = ..., counter: _Optional[int] = ..., host_boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[AttemptStatus, _Mapping]]] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class Inventory(_message.Message):
     __slots__ = ("gpus", "cpus", "memory_bytes", "labels", "runner", "simulated", "not_ready_reason")

@@ -1,0 +1,83 @@
+"""Answers the control plane's question whether a job's model can be had here, before a device is charged for it.
+
+    link ─ take ─► queue ─► some workers ─► a child each, 10 s ─► answer
+
+Never in the way of anything: more than a few questions at once wait a little, many more are not looked at, and none of
+it touches an attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agent.inputs.failures import InputError
+from agent.ports import ProbeAnswer, ProbeOutcome
+from agent.sealing import SealError
+from agent.uploader.fetcher import ProbeWanted
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agent.sealing import SealingKey
+    from agent.uploader.fetcher import Fetcher
+
+    Answer = Callable[[ProbeAnswer], Awaitable[None]]
+
+_log = structlog.get_logger()
+WORKERS = 4
+WAITING = 32
+PROBE_SECONDS = 10.0
+
+
+class Probes:
+    """The questions of one agent.
+
+    Args:
+        fetcher: starts the children.
+        sealing_key: opens the questions.
+    """
+
+    def __init__(self, fetcher: Fetcher, sealing_key: SealingKey) -> None:
+        self._fetcher = fetcher
+        self._sealing_key = sealing_key
+        self._waiting: asyncio.Queue[tuple[bytes, Answer]] = asyncio.Queue(maxsize=WAITING)
+
+    def take(self, sealed: bytes, answer: Answer) -> None:
+        """Look into it soon; a question too many is dropped, for no answer means nothing."""
+        if self._waiting.full():
+            _log.info("probe not looked at", reason="too many at once")
+            return
+        self._waiting.put_nowait((sealed, answer))
+
+    async def run(self) -> None:
+        """Answer for ever."""
+        async with asyncio.TaskGroup() as workers:
+            for number in range(WORKERS):
+                workers.create_task(self._work(), name=f"probe {number}")
+
+    async def _work(self) -> None:
+        while True:
+            sealed, answer = await self._waiting.get()
+            await answer(await self._looked(sealed))
+
+    async def _looked(self, sealed: bytes) -> ProbeAnswer:
+        try:
+            wanted = ProbeWanted(**json.loads(self._sealing_key.open(sealed)["job"]))
+        except (SealError, ValueError, KeyError, TypeError):
+            # Sealed to a former process of this agent's, or by a later control plane.
+            return ProbeAnswer(ProbeOutcome.SKIPPED, message="the question cannot be read")
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                outcome = await self._fetcher.probe(wanted)
+        except TimeoutError:
+            return ProbeAnswer(ProbeOutcome.SKIPPED, message=f"no answer within {PROBE_SECONDS:g} s")
+        except InputError as error:
+            failed = ProbeOutcome.FAILED if error.lasting else ProbeOutcome.SKIPPED
+            _log.info("model probed", job_id=wanted.job_id, outcome=failed.value, reason=error.reason)
+            return ProbeAnswer(failed, error.reason, str(error))
+        _log.info("model probed", job_id=wanted.job_id, outcome=outcome)
+        return ProbeAnswer(ProbeOutcome(outcome))

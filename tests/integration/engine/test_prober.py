@@ -1,0 +1,171 @@
+"""A job whose model is elsewhere is looked at on a node before a device is charged for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from nacl.public import PrivateKey, SealedBox
+
+from controlplane.domain.job import State
+from controlplane.engine.ports import Probed, StoreUnavailable
+from controlplane.engine.prober import ANSWER_SECONDS
+from tests.support.clock import in_virtual_time
+from tests.support.world import Agent, world
+
+HUB = {
+    "backend": "peft",
+    "base_model": {"provider": "huggingface", "model_name": "owner/name", "auth_token": "hf_secret"},
+    "callbacks": {"webhook_url": "https://hooks.example.com/", "auth_header": "Bearer not-the-nodes-business"},
+}
+LOOPS = ("dispatcher", "prober", "wakes")
+
+
+async def pending(here, job_id: str) -> str:
+    return (await here.jobs.get(job_id, project="default")).record.pending_reason
+
+
+@in_virtual_time
+async def test_a_model_that_cannot_be_had_fails_its_job_before_a_device_is_charged(tmp_path):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("FAILED", "MODEL_FORMAT_UNSUPPORTED", "base_model.model_name: pickled")
+        await Agent(here).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(0.5)
+            assert await pending(here, "j") == "checking the model on gpu-01"
+            await asyncio.sleep(1)
+        job = await here.job("j")
+        assert (job.state, job.reason, job.attempt) == (State.FAILED, "MODEL_FORMAT_UNSUPPORTED", 0)
+        assert job.message == "base_model.model_name: pickled"
+        assert await here.types("j") == ["job.queued", "job.failed"]
+        assert here.bus.wakes == []
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Probed("PASSED"),
+        Probed("SKIPPED", "", "the hub is down"),
+        Probed("FAILED", "HUB_UNAVAILABLE", "may mend itself"),
+        Probed("FAILED", "SOMETHING_NEW", "of a later agent"),
+    ],
+)
+async def test_whatever_is_no_certain_failure_is_placed(tmp_path, answer):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = answer
+        await Agent(here).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(1.5)
+        assert (await here.job("j")).state is State.STARTING
+        assert len(here.probes.asked) == 1
+        assert here.bus.wakes == ["gpu-01"]
+
+
+@in_virtual_time
+async def test_a_node_that_does_not_answer_delays_a_job_by_seconds_only(tmp_path):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(ANSWER_SECONDS - 1)
+            assert (await here.job("j")).state is State.QUEUED
+            await asyncio.sleep(1.5)
+        assert (await here.job("j")).state is State.STARTING
+
+
+@in_virtual_time
+async def test_a_node_without_a_key_is_not_asked(tmp_path):
+    async with world(tmp_path) as here:
+        agent = Agent(here)
+        agent.public_key = b""
+        await agent.sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(0.5)
+        assert (await here.job("j")).state is State.STARTING
+        assert here.probes.asked == []
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {"backend": "peft"},
+        {"backend": "mock", "base_model": {"provider": "huggingface", "model_name": "owner/name"}},
+    ],
+)
+async def test_a_job_that_reads_nothing_from_elsewhere_is_placed_at_once(tmp_path, blocks):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **blocks)
+            await asyncio.sleep(0.05)
+            assert (await here.job("j")).state is State.STARTING
+        assert here.probes.asked == []
+
+
+@in_virtual_time
+async def test_the_node_is_told_spec_and_the_models_token_and_nothing_else(tmp_path):
+    async with world(tmp_path) as here:
+        key = PrivateKey.generate()
+        agent = Agent(here)
+        agent.public_key = bytes(key.public_key)
+        await agent.sync()
+        here.probes.answers["gpu-01"] = Probed("PASSED")
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(1.5)
+        ((node, sealed),) = here.probes.asked
+        assert b"hf_secret" not in sealed
+        asked = json.loads(json.loads(SealedBox(key).decrypt(sealed))["job"])
+        assert (node, asked["job_id"], asked["project"]) == ("gpu-01", "j", "default")
+        assert asked["secrets"] == {"base_model.auth_token": "hf_secret"}
+        assert asked["spec"]["base_model"]["revision"] == "main"
+
+
+@in_virtual_time
+async def test_a_slow_look_holds_back_no_other_job(tmp_path):
+    async with world(tmp_path) as here:
+        await Agent(here, cpus=1).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("slow", **HUB, resources={"gpus": 0, "cpus": 1})
+            await asyncio.sleep(0.1)
+            await here.submit("local", resources={"gpus": 0, "cpus": 1})
+            await asyncio.sleep(0.1)
+            assert (await here.job("local")).state is State.STARTING
+            await asyncio.sleep(ANSWER_SECONDS)
+            assert "CPU" in await pending(here, "slow")
+            assert len(here.probes.asked) == 1
+
+
+@in_virtual_time
+async def test_a_job_that_is_cancelled_while_it_is_looked_at_stays_cancelled(tmp_path):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("FAILED", "MODEL_NOT_FOUND", "no such model")
+        await Agent(here).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(0.5)
+            await here.jobs.cancel("j", project="default")
+            await asyncio.sleep(1)
+        assert (await here.job("j")).state is State.CANCELLED
+
+
+@in_virtual_time
+async def test_a_database_that_is_away_only_delays(tmp_path):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("FAILED", "MODEL_NOT_FOUND", "no such model")
+        await Agent(here).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB)
+            await asyncio.sleep(0.5)
+            here.store.fails = StoreUnavailable("away")
+            await asyncio.sleep(1)
+            here.store.fails = None
+            assert (await here.job("j")).state is State.QUEUED
+            await asyncio.sleep(60)
+        assert (await here.job("j")).reason == "MODEL_NOT_FOUND"

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.trainer.reports import Reports
-    from agent.trainer.train import Step
 
 EVERY_SECONDS = 5.0
 MOST_POINTS = 500
-NAMES = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+
+
+class Point(NamedTuple):
+    """One optimizer step; the names are those of the series."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens_per_second: float
 
 
 class MetricsRecorder:
@@ -30,21 +38,14 @@ class MetricsRecorder:
         self._total_steps = total_steps
         self._clock = clock
         self._reported_at = clock()
-        self._series: dict[str, list[float]] = {name: [] for name in NAMES}
+        self._points: list[Point] = []
 
-    def on_step(self, step: Step) -> None:
+    def add(self, point: Point) -> None:
         """Take a step in; report what was collected if it is due."""
-        values = (
-            step.number,
-            round(step.loss, 6),
-            step.learning_rate,
-            round(step.grad_norm, 6),
-            round(step.tokens / max(step.seconds, 1e-9), 1),
-        )
-        for series, value in zip(self._series.values(), values, strict=True):
-            series.append(value)
-        full = len(self._series["step"]) >= MOST_POINTS
-        if full or step.number == self._total_steps or self._clock() - self._reported_at >= EVERY_SECONDS:
-            self._reports.append("metrics", series=self._series)
-            self._series = {name: [] for name in NAMES}
+        self._points.append(point)
+        full = len(self._points) >= MOST_POINTS
+        if full or point.step == self._total_steps or self._clock() - self._reported_at >= EVERY_SECONDS:
+            columns = zip(*self._points, strict=True)
+            self._reports.append("metrics", series=dict(zip(Point._fields, map(list, columns), strict=True)))
+            self._points.clear()
             self._reported_at = self._clock()

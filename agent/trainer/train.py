@@ -21,6 +21,7 @@ from agent.trainer.data.order import PassCost, effective_batches, micro_batches,
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
 from agent.trainer.group import ALONE
 from agent.trainer.loss import summed_loss
+from agent.trainer.metrics import Point
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +54,12 @@ class Step:
     micro_batch_examples: int
     """Of this rank's largest micro-batch."""
     seconds: float
+
+    @property
+    def point(self) -> Point:
+        """What the dense curves show of it."""
+        speed = round(self.tokens / max(self.seconds, 1e-9), 1)
+        return Point(self.number, round(self.loss, 6), self.learning_rate, round(self.grad_norm, 6), speed)
 
 
 @dataclass(slots=True)

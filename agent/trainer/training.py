@@ -98,7 +98,7 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
     metrics = MetricsRecorder(reports, total_steps=schedule.total_steps)
 
     def on_step(step: Step) -> None:
-        metrics.on_step(step)
+        metrics.add(step.point)
         meter.on_step(step)
 
     history = Trainer(adapted, corpus.train, tuning, schedule, group).run(on_step)

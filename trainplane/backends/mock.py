@@ -36,6 +36,7 @@ OPTIONS: dict[str, type] = {
     "torn_line_at_step": int,
     "output_bytes": int,
     "log_lines": int,
+    "metrics": bool,
     "eval_loss": bool,
 }
 

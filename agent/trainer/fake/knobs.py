@@ -49,6 +49,7 @@ KNOBS = (
     Knob("torn_line_at_step", 0, "write half a JSON line before this step's report"),
     Knob("output_bytes", 4096, "bytes of weights in output/"),
     Knob("log_lines", 1, "lines written to the log at each step"),
+    Knob("metrics", False, "report every step's point in `metrics` lines, as the real trainer does"),
     Knob("eval_loss", False, "report losses of an evaluation at the end, as a job with an eval split does"),
 )
 

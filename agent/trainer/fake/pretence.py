@@ -13,6 +13,7 @@ from agent.trainer import warden
 from agent.trainer.failures import ConfigInvalid, LossNotFinite, TrainingFailure
 from agent.trainer.fake.knobs import read_knobs
 from agent.trainer.fake.output import write_output
+from agent.trainer.metrics import MetricsRecorder, Point
 from agent.trainer.reports import Reports
 
 if TYPE_CHECKING:
@@ -106,12 +107,15 @@ def _flood(reports: Reports, knobs: Mapping[str, Any]) -> None:
 def _make_steps(reports: Reports, knobs: Mapping[str, Any]) -> None:
     total = knobs["steps"]
     reported_at = 0.0
+    metrics = MetricsRecorder(reports, total_steps=total) if knobs["metrics"] else None
     for step in range(1, total + 1):
         _go_wrong(step, reports, knobs)
         time.sleep(knobs["step_seconds"])
         for line in range(knobs["log_lines"]):
             sys.stdout.write(f"step={step}/{total} line={line + 1}\n")
         sys.stdout.flush()
+        if metrics:
+            metrics.add(_point(step, total=total, step_seconds=knobs["step_seconds"]))
         now = time.monotonic()
         if knobs["progress_every_step"] or step in (1, total) or now - reported_at >= 1.0:
             reported_at = now
@@ -136,17 +140,23 @@ def _go_wrong(step: int, reports: Reports, knobs: Mapping[str, Any]) -> None:
             signal.pause()
 
 
-def _report_progress(reports: Reports, step: int, *, total: int, step_seconds: float, **more: float) -> None:
-    done = step / total
-    reports.append(
-        "progress",
+def _point(step: int, *, total: int, step_seconds: float) -> Point:
+    return Point(
         step=step,
-        total_steps=total,
-        epoch=round(3 * done, 4),
-        loss=round(1.0 + 1.5 * (1 - done) ** 2, 6),
+        loss=round(1.0 + 1.5 * (1 - step / total) ** 2, 6),
         learning_rate=PEAK_LEARNING_RATE * (1 - (step - 1) / total),
         grad_norm=0.8,
         tokens_per_second=round(TOKENS_PER_STEP / max(step_seconds, 1e-3), 1),
+    )
+
+
+def _report_progress(reports: Reports, step: int, *, total: int, step_seconds: float, **more: float) -> None:
+    point = _point(step, total=total, step_seconds=step_seconds)
+    reports.append(
+        "progress",
+        **point._asdict(),
+        total_steps=total,
+        epoch=round(3 * step / total, 4),
         gpu_memory_bytes=0,
         remaining_seconds=round((total - step) * step_seconds, 1),
         **more,

@@ -106,9 +106,12 @@ def test_the_fake_says_what_the_real_one_says(tmp_path: Path, attempt: Attempt, 
     )
     assert attempt.run() == 0
     (tmp_path / "fake").mkdir()
-    process = start(FAKE, fake(tmp_path / "fake", steps=2, step_seconds=0.0, eval_loss=True))
+    process = start(FAKE, fake(tmp_path / "fake", steps=2, step_seconds=0.0, eval_loss=True, metrics=True))
     assert process.wait() == 0
-    for kind in ("phase", "progress", "finished"):
+    faked = next(json.loads(line) for line in process.lines if json.loads(line)["kind"] == "metrics")
+    assert list(faked["series"]) == list(attempt.said("metrics")[0]["series"])
+    assert faked["series"]["step"] == [1, 2]
+    for kind in ("phase", "progress", "metrics", "finished"):
         real = [set(report) for report in attempt.said(kind)]
         faked = [set(json.loads(line)) for line in process.lines if json.loads(line)["kind"] == kind]
         assert (faked[0], faked[-1]) == (real[0], real[-1])

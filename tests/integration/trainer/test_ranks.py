@@ -111,6 +111,21 @@ def test_nothing_is_left_beside_the_output(four: Attempt):
     assert left == {"assignment.json", "logs", "output", "reports.jsonl"}
 
 
+def test_ranks_with_a_quantized_base_and_dropout_of_their_own_agree_on_the_adapter(attempt: Attempt, start: Any):
+    attempt.assign(
+        rows=ROWS,
+        customization={"method": "qlora", "lora_dropout": 0.3, "precision": "bf16", "target_modules": ["all-linear"]},
+        tuning_parameters={"gradient_checkpointing": True},
+    )
+    attempt.set_ranks(2)
+    process = start(TRAINER, attempt.directory)
+    assert process.wait(STARTED_SECONDS) == 0, (process.lines[-1], process.log)
+    facts = attempt.provenance
+    assert len({rank["adapter_sha256"] for rank in facts["ranks"]}) == 1
+    assert facts["base_model"]["quantization"]["modules"] == 2 * 7
+    assert facts["losses"]["last"] < facts["losses"]["first"]
+
+
 async def begun(attempt: Attempt, start: Any, ranks: int) -> tuple[Process, dict[int, psutil.Process]]:
     """An endless training that is making its steps."""
     attempt.assign(tuning_parameters={"max_steps": 1_000_000})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.trainer import first_line
-from agent.trainer.metrics import MOST_POINTS, NAMES, MetricsRecorder
+from agent.trainer.metrics import MOST_POINTS, MetricsRecorder, Point
 from agent.trainer.progress import ProgressMeter
 from agent.trainer.reports import MESSAGE_LIMIT, Reports, Unheard
 from agent.trainer.schedule import Schedule
@@ -120,10 +120,10 @@ def test_every_step_is_a_point_and_a_line_comes_about_every_five_seconds(tmp_pat
     recorder = MetricsRecorder(Reports(tmp_path), total_steps=25, clock=lambda: now[0])
     for number in range(1, 26):
         now[0] += 0.5
-        recorder.on_step(step(number, seconds=0.5))
+        recorder.add(step(number, seconds=0.5).point)
     assert [points["step"] for points in series(tmp_path)] == [[*range(1, 11)], [*range(11, 21)], [*range(21, 26)]]
     for points in series(tmp_path):
-        assert tuple(points) == NAMES
+        assert tuple(points) == Point._fields
         assert {len(values) for values in points.values()} == {len(points["step"])}
         assert set(points["tokens_per_second"]) == {200.0}
 
@@ -131,7 +131,7 @@ def test_every_step_is_a_point_and_a_line_comes_about_every_five_seconds(tmp_pat
 def test_a_line_of_metrics_has_a_bounded_number_of_points(tmp_path: Path):
     recorder = MetricsRecorder(Reports(tmp_path), total_steps=2 * MOST_POINTS + 1, clock=lambda: 0.0)
     for number in range(1, 2 * MOST_POINTS + 2):
-        recorder.on_step(step(number, seconds=0.001))
+        recorder.add(step(number, seconds=0.001).point)
     assert [len(points["step"]) for points in series(tmp_path)] == [MOST_POINTS, MOST_POINTS, 1]
     assert max(map(len, (tmp_path / "reports.jsonl").read_bytes().splitlines())) < 64 << 10
 

@@ -37,13 +37,28 @@ def facts(command: str) -> list[tuple[str, str]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has taken, its threads included."""
+    """CPU time that a process and its children have taken, their threads included."""
+    return sum(_cpu_seconds(each) for each in (pid, *_children(pid)))
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process and its children hold; what they share counts for each."""
+    return sum(_resident_bytes(each) for each in (pid, *_children(pid)))
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for threads in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [int(child) for child in threads.read_text().split()]
+    return found
+
+
+def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory that a process holds."""
+def _resident_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

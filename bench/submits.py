@@ -41,9 +41,9 @@ SUBMIT_METHOD = "/trainplane.v1.JobService/SubmitTraining"
 class _Rate:
     per_second: float
     cpu_microseconds: float
-    """The server's, for each call."""
+    """The server's, for each call; its children's, too."""
     busy: float
-    """The part of one core that the server took."""
+    """How many cores the server took."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _median(rates: list[_Rate]) -> _Rate:
 
 
 def _shown(rate: _Rate) -> str:
-    return f"{rate.per_second:,.0f}/s ({rate.cpu_microseconds:.0f} us of CPU each, {rate.busy:.2f} of a core)"
+    return f"{rate.per_second:,.0f}/s ({rate.cpu_microseconds:.0f} us of CPU each, {rate.busy:.2f} cores)"
 
 
 def _survival(stack: Stack, load: _Load) -> Line:

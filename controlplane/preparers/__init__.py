@@ -5,7 +5,7 @@
 
 One Python process is one core. Checking a spec and rendering its answer is half of what a submit costs; done in a
 child, the other half (gRPC, SQL) gets a core for itself (ADR 0018). The child is started by the first crowd and ended
-after a quiet minute. It holds no state: where it is missing, late or dead, the same function runs in place.
+after a quiet time. It holds no state: where it is missing, late or dead, the same function runs in place.
 """
 
 from controlplane.preparers.crowd import CrowdPreparer

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from controlplane.engine.preparing import Asked, Prepared, Preparer
 
-CROWD = 8
+CROWD = 16
 """With so many submits under way, the next go to the child: fewer are served faster in place."""
 FRAMES_AHEAD = 1
 """Frames on their way to or from the child. What comes meanwhile shares the next: a frame costs as much as a submit."""
-QUIET = timedelta(minutes=1)
+QUIET = timedelta(seconds=20)
 PATIENCE = timedelta(seconds=5)
 STARTING = timedelta(seconds=30)
 """A child that is not ready by then is killed; until it is, nobody waits for it."""

@@ -14,17 +14,16 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
 from google.api.httpbody_pb2 import HttpBody
 
+from bench import calls
 from tests.support.stack import SEED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 _ID = b"unique-train-id"
 _OUTPUT = b"models/job-id/"
 
@@ -62,15 +61,14 @@ class Outcome:
 
 
 async def _submit(of: Round) -> Outcome:
-    channels = [grpc.aio.insecure_channel(of.address, options=_OWN_CONNECTION) for _ in range(of.clients)]
+    connections = [await calls.connected(of.address, of.method) for _ in range(of.clients)]
     try:
-        await asyncio.gather(*(channel.channel_ready() for channel in channels))
         print("connected", flush=True)
         span = Span(**json.loads(sys.stdin.readline()))
         acknowledged: list[tuple[int, float]] = []
         numbers = iter(range(of.at_most))
         await asyncio.sleep(span.start - time.time())
-        running = (_client(of, channel, numbers, acknowledged, span.end) for channel in channels)
+        running = (_client(of, connection, numbers, acknowledged, span.end) for connection in connections)
         failures = await asyncio.gather(*running)
         return Outcome(
             [number for number, _ in acknowledged],
@@ -78,18 +76,17 @@ async def _submit(of: Round) -> Outcome:
             [failure for failure in failures if failure],
         )
     finally:
-        for channel in channels:
-            await channel.close()
+        for connection in connections:
+            connection.close()
 
 
 async def _client(
     of: Round,
-    channel: grpc.aio.Channel,
+    connection: calls.Connection,
     numbers: Iterator[int],
     acknowledged: list[tuple[int, float]],
     end: float,
 ) -> str:
-    call: Any = channel.unary_unary(of.method)
     while time.time() < end:
         number = next(numbers, None)
         if number is None:
@@ -99,9 +96,9 @@ async def _client(
         data = SEED.replace(_ID, name).replace(_OUTPUT, b"models/%s/" % name)
         body = HttpBody(content_type="application/json", data=data)
         try:
-            await call(body.SerializeToString())
-        except grpc.aio.AioRpcError as error:
-            return f"{error.code().name}: {error.details()}"
+            await connection.call(body.SerializeToString())
+        except calls.Refused as error:
+            return str(error)
         acknowledged.append((number, time.time()))
     return ""
 

@@ -99,6 +99,8 @@ def blamed(error: OSError | UnsupportedURIError, access: Access, *, missing: str
     if isinstance(error, FileNotFoundError):
         return InputError(missing, words)
     if isinstance(error, PermissionError):
+        if access.role_arn is not None and access.role_field not in words:
+            words = f"{access.role_field}: {words.removeprefix(f'{access.field}: ')}"
         return InputError(STORAGE_DENIED, words)
     if isinstance(error, (StorageMisusedError, UnsupportedURIError)):
         return InputError(CONFIG_INVALID, words)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -27,11 +28,12 @@ from agent.inputs.failures import (
 from trainplane.addresses import OutboundRules, literal_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _REDIRECTS = 5
 _RANGE_NOT_SATISFIABLE = 416
+_MOVED = frozenset({301, 302, 303, 307, 308})
 _SILENCE_SECONDS = 30.0
 _BLOCK_BYTES = 1 << 20
 
@@ -77,48 +79,56 @@ class Download:
         begun = part.stat().st_size if known else 0
         # Without an ETag nothing proves that the rest belongs to what is here.
         resuming = {"range": f"bytes={begun}-", "if-range": known} if begun else {}
-        answer = self._opened(resuming)
-        if answer.status == _RANGE_NOT_SATISFIABLE:  # all of it is here, or more than there is: begin anew
-            begun, answer = 0, self._opened({})
-        first = begun if answer.status == 206 else 0
-        size = first + self._length(answer)
-        if size > self.limit_bytes:
-            raise InputError(
-                CONFIG_INVALID,
-                f"{self.field}: {size / 2**30:.1f} GiB are more than this node takes ({self.limit_bytes / 2**30:.1f} "
-                "GiB, setting cache_gb)",
-            )
-        expects(size)
-        tag.write_text(answer.headers.get("etag") or "", encoding="utf-8")
-        with part.open("r+b" if first else "wb") as stream:
-            stream.seek(first)
-            while block := answer.read(_BLOCK_BYTES):
-                stream.write(block)
-            stream.truncate()
+        with self._opened(resuming) as answer:
+            if answer.status == _RANGE_NOT_SATISFIABLE:  # more is here than there is
+                part.unlink()
+                raise self._unavailable("it is another content than it was")
+            first = begun if answer.status == 206 else 0
+            size = first + self._length(answer)
+            if size > self.limit_bytes:
+                raise InputError(
+                    CONFIG_INVALID,
+                    f"{self.field}: {size / 2**30:.1f} GiB are more than this node takes "
+                    f"({self.limit_bytes / 2**30:.1f} GiB, setting cache_gb)",
+                )
+            expects(size)
+            tag.write_text(answer.headers.get("etag") or "", encoding="utf-8")
+            with part.open("r+b" if first else "wb") as stream:
+                stream.seek(first)
+                while block := answer.read(_BLOCK_BYTES):
+                    stream.write(block)
+                stream.truncate()
         if part.stat().st_size != size:
             raise self._unavailable("it was cut off")
         tag.unlink()
         part.rename(target)
 
-    def _opened(self, headers: dict[str, str]) -> http.client.HTTPResponse:
+    @contextmanager
+    def _opened(self, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
         url = self.url
         for _ in range(_REDIRECTS + 1):
-            answer = self._asked(url, headers)
-            location = answer.headers.get("location")
-            if answer.status not in {301, 302, 303, 307, 308} or not location:
-                return self._judged(answer)
+            with self._asked(url, headers) as answer:
+                location = answer.headers.get("location")
+                if answer.status not in _MOVED or not location:
+                    yield self._judged(answer)
+                    return
             url = urljoin(url, location)
         raise InputError(STORAGE_DENIED, f"{self.field}: it redirects more than {_REDIRECTS} times")
 
-    def _asked(self, url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    @contextmanager
+    def _asked(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.username is not None:
             raise InputError(STORAGE_DENIED, f"{self.field}: it leads to what is no plain https address")
         connection = _Pinned(parts.hostname, parts.port or 443, addresses=self._addresses(parts.hostname, parts.port))
         connection.tls = ssl.create_default_context(cafile=self.ca_bundle)
         path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-        connection.request("GET", path, headers={"user-agent": "trainplane", "accept-encoding": "identity", **headers})
-        return connection.getresponse()
+        with closing(connection):
+            connection.request(
+                "GET", path, headers={"user-agent": "trainplane", "accept-encoding": "identity", **headers}
+            )
+            with connection.getresponse() as answer:
+                yield answer
 
     def _addresses(self, host: str, port: int | None) -> list[str]:
         """What the name resolves to, each of which is allowed."""
@@ -172,6 +182,10 @@ class _Pinned(http.client.HTTPConnection):
             except OSError as failed:
                 error = failed
                 continue
-            self.sock = self.tls.wrap_socket(plain, server_hostname=self.host)
+            try:
+                self.sock = self.tls.wrap_socket(plain, server_hostname=self.host)
+            except OSError:
+                plain.close()
+                raise
             return
         raise error

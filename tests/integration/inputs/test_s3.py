@@ -1,0 +1,137 @@
+"""Datasets and models from S3, with the request's own roles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.inputs.failures import InputError
+from agent.inputs.fetch import fetch
+from agent.inputs.probe import probe
+from tests.integration.inputs.conftest import LOCAL, Told
+from tests.support.aws import OWN_KEY
+
+ROLE = "arn:aws:iam::123:role/FineTune"
+SOURCE = "s3://bucket/data/rows.jsonl"
+ROWS = b'{"text": "a row"}\n' * 3
+
+
+def datasets(*sources, **more):
+    return {"datasets": [{"source": source, **more} for source in sources]}
+
+
+def refusal(call, *arguments):
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    return caught.value
+
+
+def test_a_dataset_is_read_with_its_own_role_named_after_the_job(store, job):
+    store.put(SOURCE, ROWS)
+    told = Told()
+    found = fetch(job(datasets(SOURCE, auth={"role_arn": ROLE})), told)["inputs"]
+    [dataset] = found["datasets"]
+    assert Path(dataset["path"]).read_bytes() == ROWS
+    assert found["model"] == {"path": LOCAL["model_name"], "name": LOCAL["model_name"], "commit": ""}
+    [(key, given)] = store.door.sessions.items()
+    assert given == (ROLE, "unique-train-id")
+    assert "GetObject" in store.door.operations(by=key)
+    assert store.door.operations(by=OWN_KEY) == ["AssumeRole"]
+    assert told.phases == ["PREPARING_DATA"]
+    assert told.expected == [len(ROWS)]
+
+
+def test_every_dataset_has_its_place_in_the_specs_order(store, job, tmp_path):
+    store.put("s3://bucket/a.jsonl", b"a")
+    store.put("s3://bucket/b.jsonl", b"b")
+    local = tmp_path / "l.jsonl"
+    local.write_bytes(b"l")
+    found = fetch(job(datasets("s3://bucket/a.jsonl", local.as_uri(), "s3://bucket/b.jsonl")), Told())["inputs"]
+    paths = [dataset["path"] for dataset in found["datasets"]]
+    assert [Path(path).read_bytes() for path in paths] == [b"a", b"l", b"b"]
+    assert [path.rpartition(".")[2] for path in paths] == ["jsonl"] * 3
+
+
+def test_what_was_fetched_before_is_not_fetched_again(store, job):
+    store.put(SOURCE, ROWS)
+    fetch(job(datasets(SOURCE)), Told())
+    store.door.calls.clear()
+    fetch(job(datasets(SOURCE)), Told())
+    assert store.door.operations() == []
+
+
+def test_where_everything_is_here_nothing_is_done(job):
+    assert fetch(job(datasets("file:///data/rows.jsonl")), Told()) == {"inputs": None, "commit": ""}
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("s3://bucket/data/none.jsonl", "DATASET_NOT_FOUND"), ("s3://no-such-bucket/rows.jsonl", "BUCKET_NOT_FOUND")],
+)
+def test_a_dataset_that_is_not_there_names_its_field(store, job, source, reason):
+    store.put(SOURCE, ROWS)
+    refused = refusal(fetch, job(datasets(SOURCE, source)), Told())
+    assert (refused.reason, refused.lasting) == (reason, True)
+    assert "datasets[1].source" in str(refused)
+
+
+def test_a_role_that_may_not_read_names_its_field(store, job):
+    store.put(SOURCE, ROWS)
+    store.door.refuse("GetObject", "HeadObject", code="AccessDenied", status=403)
+    refused = refusal(fetch, job(datasets(SOURCE, auth={"role_arn": ROLE})), Told())
+    assert refused.reason == "STORAGE_DENIED"
+    assert "datasets[0].auth.role_arn" in str(refused)
+
+
+def test_a_role_that_may_not_be_assumed_names_its_field(store, job):
+    store.put(SOURCE, ROWS)
+    store.door.refuse("AssumeRole", code="AccessDenied", status=403)
+    refused = refusal(fetch, job(datasets(SOURCE, auth={"role_arn": ROLE})), Told())
+    assert refused.reason == "STORAGE_DENIED"
+    assert "datasets[0].auth.role_arn" in str(refused)
+
+
+def test_a_download_that_is_cut_off_leaves_no_file_that_passes_for_whole(store, job):
+    store.put(SOURCE, bytes(3_000_000))
+    store.door.cut_answer("GetObject", after_bytes=1_000_000, times=1000)
+    refused = refusal(fetch, job(datasets(SOURCE)), Told())
+    assert (refused.reason, refused.lasting) == ("STORAGE_UNAVAILABLE", False)
+    directory = job({}).directory / "inputs"
+    assert [path.name for path in directory.iterdir() if path.suffix == ".jsonl"] == []
+
+
+def put_model(store, prefix, directory):
+    for path in directory.rglob("*"):
+        if path.is_file():
+            store.put(f"{prefix}{path.relative_to(directory)}", path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "base_model",
+    [
+        {"provider": "s3", "model_name": "s3://bucket/models/tiny/"},
+        {"provider": "huggingface", "model_name": "owner/name", "weights_url": "s3://bucket/models/tiny/"},
+    ],
+)
+def test_a_model_directory_of_s3_is_fetched_without_what_can_run_code(store, job, directory, base_model):
+    put_model(store, "s3://bucket/models/tiny/", directory)
+    wanted = job({"base_model": base_model})
+    assert probe(wanted) == {"outcome": "PASSED", "commit": ""}
+    model = fetch(wanted, Told())["inputs"]["model"]
+    assert (model["name"], model["commit"]) == (base_model["model_name"], "")
+    path = wanted.directory / "inputs" / "model"
+    assert model["path"] == str(path)
+    assert sorted(each.name for each in path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert (path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("call", [lambda wanted: fetch(wanted, Told()), probe], ids=["fetch", "probe"])
+def test_a_prefix_without_a_model_that_loads_is_refused(store, job, call):
+    weights = {"provider": "huggingface", "model_name": "owner/name", "weights_url": "s3://bucket/models/tiny/"}
+    refused = refusal(call, job({"base_model": weights}))
+    assert refused.reason == "MODEL_NOT_FOUND"
+    assert str(refused).startswith("base_model.weights_url: ")
+    store.put("s3://bucket/models/tiny/pytorch_model.bin", b"pickled")
+    refused = refusal(call, job({"base_model": weights}))
+    assert refused.reason == "MODEL_FORMAT_UNSUPPORTED"

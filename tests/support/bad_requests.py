@@ -250,6 +250,26 @@ def _names() -> Iterator[BadRequest]:
         yield _seed(f"hub id {name[:20]}", "base_model.model_name", name, ("base_model.model_name", "MALFORMED"))
     for name in ("models/x", "/models/../etc", "../x", "//host/x", "~/x"):
         yield _local(f"local model {name}", "base_model.model_name", name, ("base_model.model_name", "MALFORMED"))
+    for name in (
+        "owner/name",
+        "/models/x",
+        "https://host/x",
+        "s3://",
+        "s3://bucket",
+        "s3://bucket/a/../b",
+        "s3://b@d/x",
+    ):
+        model = {"provider": "s3", "model_name": name}
+        yield _local(f"model in S3 {name}", "base_model", model, ("base_model.model_name", "MALFORMED"))
+    twice = {"provider": "s3", "model_name": "s3://bucket/x/", "weights_url": "s3://bucket/y/"}
+    yield _local("weights besides a model in S3", "base_model", twice, ("base_model.weights_url", "CONTRADICTION"))
+    for base_model in (
+        {"provider": "s3", "model_name": "s3://b00/m/"},
+        {"model_name": "o/n", "weights_url": "s3://b00/m/"},
+    ):
+        inside = changed(LOCAL, "base_model", base_model)
+        inside = changed(inside, "artifacts", {"output_uri": "s3://b00/m/out/"})
+        yield _bad(f"output inside {sorted(base_model)}", inside, ("artifacts.output_uri", "CONTRADICTION"))
     for revision in ("main;rm -rf", "a..b", "-x", "/main", "a//b", "a b", "$(id)"):
         yield _seed(f"revision {revision}", "base_model.revision", revision, ("base_model.revision", "MALFORMED"))
     for arn in (

@@ -73,22 +73,21 @@ _STORAGE_AUTH = (
 _BASE_MODEL = (
     _text(
         name="provider",
-        choices=("huggingface", "local"),
-        later=("s3",),
+        choices=("huggingface", "local", "s3"),
         default="huggingface",
-        doc="Where the model is: on the hub, or in a directory below an agent's allowed roots.",
+        doc="Where the model is: on the hub, in a directory below an agent's allowed roots, or in S3.",
     ),
     _text(
         name="model_name",
         required=True,
         shape=shapes.MODEL_NAME,
         max_length=4096,
-        doc="`owner/name` on the hub; an absolute path with provider `local`.",
+        doc="`owner/name` on the hub; an absolute path with provider `local`; `s3://bucket/prefix/` with `s3`.",
     ),
     _text(
         name="revision",
         shape=shapes.REVISION,
-        default_note="`main` on the hub; none for a local model",
+        default_note="`main` on the hub; none elsewhere",
         doc="Branch, tag or commit; resolved to a commit, which is recorded.",
     ),
     _text(
@@ -102,7 +101,8 @@ _BASE_MODEL = (
         name="weights_url",
         shape=shapes.WEIGHTS,
         max_length=_URI_LENGTH,
-        doc="Where the weights come from instead; configuration and tokenizer still come from model_name.",
+        doc="Where the weights come from instead: `s3://…/`, a whole model directory; or `https://….safetensors`, with "
+        "configuration and tokenizer from model_name.",
     ),
 )
 

@@ -72,6 +72,13 @@ def _weights(text: str, rules: Rules) -> Problem | None:
     return _called(text, rules)
 
 
+def prefix_problem(text: str, rules: Rules) -> Problem | None:
+    """What is wrong with a model's directory in S3, or None."""
+    if _scheme(text) != "s3":
+        return MALFORMED, "must be s3://bucket/prefix/ with provider `s3`"
+    return _stored(text, scheme="s3", whole_bucket=False, rules=rules)
+
+
 def _scheme(text: str) -> str:
     match = _SCHEME.match(text)
     return match[1].lower() if match else ""

@@ -78,6 +78,13 @@ def _model_name(seen: Seen) -> str | None:
     )
 
 
+def _weights_of_s3(seen: Seen) -> str | None:
+    model = seen.effective["base_model"]
+    if model["provider"] != "s3" or "weights_url" not in model:
+        return None
+    return "with provider `s3` the model's directory holds its weights, too: leave it out"
+
+
 def _output_absent(seen: Seen) -> str | None:
     if "output_uri" in seen.effective["artifacts"]:
         return None
@@ -137,6 +144,7 @@ def _mock(seen: Seen) -> str | None:
 
 _RELATIONS = (
     Relation(("base_model.model_name", "base_model.provider", "base_model"), problem.MALFORMED, _model_name),
+    Relation(("base_model.weights_url", "base_model.provider", "base_model"), problem.CONTRADICTION, _weights_of_s3),
     Relation(("artifacts.output_uri", "artifacts"), problem.REQUIRED, _output_absent),
     Relation(("backend",), problem.NOT_ALLOWED, _mock),
     Relation(("datasets",), problem.CONTRADICTION, _nothing_to_train_on),
@@ -187,17 +195,22 @@ def _places(seen: Seen) -> Iterator[Violation]:
     artifacts, model = seen.effective["artifacts"], seen.effective["base_model"]
     output, logs = artifacts.get("output_uri"), artifacts.get("log_uri")
     name = model.get("model_name", "")
+    weights = url if (url := model.get("weights_url", "")).startswith("s3://") else ""
     if model["provider"] == "local" and name:
         wrong = locations.local_path_problem(name, seen.rules)
         if wrong:
             yield Violation("base_model.model_name", *wrong)
             name = ""
+    if model["provider"] == "s3" and name and (wrong := locations.prefix_problem(name, seen.rules)):
+        yield Violation("base_model.model_name", *wrong)
+        name = ""
     if output is None:
         return
     if logs is not None and locations.normal(logs) == locations.normal(output):
         yield Violation("artifacts.log_uri", problem.CONTRADICTION, "must not be artifacts.output_uri itself")
-    if model["provider"] == "local" and name and locations.within(output, name):
-        yield _inside("base_model.model_name")
+    for field, place in (("model_name", name if model["provider"] != "huggingface" else ""), ("weights_url", weights)):
+        if place and locations.within(output, place):
+            yield _inside(f"base_model.{field}")
     for index, dataset in enumerate(seen.effective["datasets"]):
         if "source" in dataset and locations.within(output, dataset["source"]):
             yield _inside(f"datasets[{index}].source")
@@ -226,8 +239,8 @@ def _no_gpu(seen: Seen) -> str | None:
 def _local_model(name: str) -> Callable[[Seen], str | None]:
     def says(seen: Seen) -> str | None:
         given = seen.given("base_model", name) or f"base_model.{name}" in seen.secrets
-        if given and seen.effective["base_model"]["provider"] == "local":
-            return "a local model is read as it is, so this does nothing"
+        if given and (provider := seen.effective["base_model"]["provider"]) in {"local", "s3"}:
+            return f"a model of provider `{provider}` is read as it is, so this does nothing"
         return None
 
     return says

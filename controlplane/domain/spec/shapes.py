@@ -67,7 +67,7 @@ def _located(kind: locations.Kind) -> Shape:
 
 JOB_ID = _matching(r"[A-Za-z0-9_-]{1,63}", "1 to 63 of A-Z a-z 0-9 _ -")
 #: Whether it is a hub id or a path depends on the provider, so relations.py judges it further.
-MODEL_NAME = Shape("`owner/name` on the hub, or an absolute path with provider `local`")
+MODEL_NAME = Shape("`owner/name` on the hub, an absolute path with provider `local`, or s3://bucket/prefix/ with `s3`")
 REVISION = _matching(
     r"(?!.*(?:\.\.|//))[A-Za-z0-9][A-Za-z0-9._/-]{0,254}",
     "a branch, tag or commit: A-Z a-z 0-9 . _ - /, without `..`",

@@ -131,6 +131,8 @@ def test_every_known_word_of_a_choice_is_taken():
                 base = changed(LOCAL, "datasets", [*LOCAL["datasets"], {"source": "file:///data/more.jsonl"}])
             if path.endswith("callbacks.events"):
                 base = changed(LOCAL, "callbacks.webhook_url", "https://example.com/")
+            if (path, word) == ("base_model.provider", "s3"):
+                base = changed(LOCAL, "base_model.model_name", "s3://bucket/models/tiny/")
             checked = check(changed(base, path, value), rules=Rules(dev_mode=True))
             assert _at(checked.sent, path) == value
 

@@ -32,6 +32,7 @@ from agent.supervisor import Supervisor
 from agent.sync import SyncLoop
 from agent.uploader.child import Uploader
 from agent.uploader.fetcher import Fetcher
+from trainplane import backends
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +65,8 @@ async def run(settings: Settings) -> int:
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]:
+    for each in backends.broken():
+        _log.warning("backend skipped", entry_point=each.entry_point, distribution=each.distribution, why=each.why)
     inventory, journal = settings.inventory(), FileJournal(settings.data_dir)
     groups = cgroups.found()
     async with contextlib.AsyncExitStack() as stack:

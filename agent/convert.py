@@ -146,6 +146,21 @@ def _progressed(time: Timestamp, fields: dict[str, Any]) -> report_pb2.Report:
     return report_pb2.Report(time=time, progressed=report_pb2.Progressed(**known))
 
 
+def _measured(time: Timestamp, fields: dict[str, Any]) -> report_pb2.Report:
+    series = dict(fields["series"])
+    steps = series.pop("step")
+    if not steps or any(len(values) != len(steps) for values in series.values()):
+        raise ValueError("series of unequal length")
+    shown = {name: [math.nan if value is None else value for value in values] for name, values in series.items()}
+    if any(math.isinf(value) for values in shown.values() for value in values):
+        raise ValueError("a number is not finite")
+    measured = report_pb2.Measured(
+        steps=steps,
+        series=[report_pb2.Measured.Series(name=name, values=values) for name, values in shown.items()],
+    )
+    return report_pb2.Report(time=time, measured=measured)
+
+
 def _published(time: Timestamp, fields: dict[str, Any]) -> report_pb2.Report:
     files = [
         report_pb2.Published.File(path=file["path"], size_bytes=file["size_bytes"], sha256=file["sha256"])
@@ -175,4 +190,5 @@ _NEWS: dict[str, Callable[[Timestamp, dict[str, Any]], report_pb2.Report]] = {
     "stopped": lambda time, fields: report_pb2.Report(time=time, stopped=report_pb2.Stopped(reason=fields["reason"])),
     "finished": lambda time, _: report_pb2.Report(time=time, finished=report_pb2.Finished()),
     "published": _published,
+    "metrics": _measured,
 }

@@ -54,10 +54,16 @@ class Launcher:
         name = str(assignment.setting("backend") or _DEFAULT_BACKEND)
         backend = backends.find(name)
         if backend is None:
-            raise LaunchRefusedError("CONFIG_INVALID", f"backend: this node has no {name!r}")
+            raise LaunchRefusedError(
+                "CONFIG_INVALID", f"backend: this node has no {name!r}; install its distribution there"
+            )
+        try:
+            argv = tuple(backend.command(sys.executable, str(directory)))
+        except backends.BackendError as error:
+            raise LaunchRefusedError("CONFIG_INVALID", f"backend: {error}") from error
         return Launch(
             key=assignment.key,
-            argv=tuple(backend.command(sys.executable, str(directory))),
+            argv=argv,
             directory=directory,
             environment=self._environment(assignment),
             bounds=self._bounds(assignment),

@@ -27,24 +27,28 @@ from controlplane.engine.deliveries import Deliveries
 from controlplane.engine.dispatcher import Dispatcher
 from controlplane.engine.intake import Intake
 from controlplane.engine.jobs import Jobs
+from controlplane.engine.log_reading import LogReader
 from controlplane.engine.logs import Logs
+from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import BusUnavailable, StoreUnavailable
 from controlplane.engine.preparing import Preparer
 from controlplane.engine.prober import Prober
 from controlplane.engine.relay import Pace, Relay
-from controlplane.engine.signals import Recent
+from controlplane.engine.signals import Hints, Recent
 from controlplane.engine.submissions import Submissions
 from controlplane.engine.watches import Watches
 from controlplane.http.outbound import GuardedClient
 from controlplane.loops import LoopDied, running
 from controlplane.preparers import CrowdPreparer
+from controlplane.rpc.backends import BackendService
 from controlplane.rpc.created import CreatedAnswer
-from controlplane.rpc.jobs import JobService
+from controlplane.rpc.jobs import JobService, Readers
 from controlplane.rpc.nodes import NodeService
 from controlplane.rpc.server import Serving, served
 from controlplane.store import open_store
 from controlplane.vault import MasterVault, read_master_key
+from trainplane import backends
 from trainplane.wire import streams
 
 if TYPE_CHECKING:
@@ -76,8 +80,11 @@ class _Services:
         blobs = FileBlobs(settings.data_dir / "blobs")
         in_place = Preparer(rules=rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=clock.now_us)
         self.preparing = CrowdPreparer(in_place, setup=(rules, master_key))
-        self.jobs = Jobs(store, recorder=recorder, blobs=blobs, rules=rules)
+        self.jobs = Jobs(store, recorder=recorder, rules=rules)
         self.watches = Watches(store, recent=recent)
+        log_hints = Hints()
+        self.log_reader = LogReader(store, blobs=blobs, hints=log_hints)
+        self.metrics = Metrics(store)
         self.relay = Relay(
             store, bus=bus, clock=clock, recent=recent, pace=Pace(_RELAY_LINGER, retention=streams.EVENTS.max_age)
         )
@@ -101,7 +108,7 @@ class _Services:
             nodes=self.nodes,
             claims=Claims(recorder, vault=self.vault),
             intake=Intake(recorder),
-            logs=Logs(store, blobs=blobs),
+            logs=Logs(store, blobs=blobs, hints=log_hints),
         )
         self.announcer.wire(
             dispatcher=self.dispatcher,
@@ -109,6 +116,7 @@ class _Services:
             watches=self.watches,
             deliveries=self.deliveries,
             prober=self.prober,
+            log_hints=log_hints,
         )
         connection.on_reconnect(self.relay.reconnected)
 
@@ -148,6 +156,8 @@ async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    for each in backends.broken():
+        _log.warning("backend skipped", entry_point=each.entry_point, distribution=each.distribution, why=each.why)
     async with AsyncExitStack() as opened:
         store = await open_store(settings.database_url)
         opened.push_async_callback(store.close)
@@ -164,9 +174,11 @@ async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
                     services.jobs,
                     submissions=services.submissions,
                     watches=services.watches,
+                    readers=Readers(services.log_reader, services.metrics),
                     vault=services.vault,
                 ),
                 nodes=NodeService(services.nodes),
+                backends=BackendService(settings.rules()),
                 reflect=settings.dev,
             )
         )

@@ -105,17 +105,20 @@ def _binding(
 ) -> Binding:
     rule = method.options.Extensions[annotations_pb2.http]
     verb = rule.WhichOneof("pattern")
-    if verb not in _METHODS or rule.body not in ("", "*") or rule.additional_bindings or method.client_streaming:
-        raise UnroutableRpcError(f'{rpc}: the gateway renders plain rules with body "*" or none')
+    request = messages[method.input_type]
+    # Bytes as the whole request, or as the one field of it that the path does not set.
+    raw = {field.name for field in request.field if field.type_name == _HTTP_BODY}
+    takes = {"", "*", *raw}
+    if verb not in _METHODS or rule.body not in takes or rule.additional_bindings or method.client_streaming:
+        raise UnroutableRpcError(f'{rpc}: the gateway renders plain rules with body "*", an HttpBody, or none')
     template: str = getattr(rule, verb)
     in_path = {segment.split("}")[0] for segment in template.split("{")[1:]}
-    request = messages[method.input_type]
     return Binding(
         method=verb.upper(),
         template=template,
         rpc=rpc,
         streams=method.server_streaming,
         has_body=bool(rule.body),
-        raw_body=bool(rule.body) and method.input_type == _HTTP_BODY,
+        raw_body=bool(rule.body) and (rule.body in raw or method.input_type == _HTTP_BODY),
         query_parameters=() if rule.body else tuple(field.name for field in request.field if field.name not in in_path),
     )

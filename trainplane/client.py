@@ -11,19 +11,20 @@ In a notebook, `trainplane.BlockingClient` has the same methods without `await`.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from google.api.httpbody_pb2 import HttpBody
 
 from trainplane.sdk import documents, spec_message
 from trainplane.sdk.connection import DEFAULT_ADDRESS, Address, Connection
+from trainplane.sdk.log_tail import LogTail
 from trainplane.sdk.retrying import RetryPolicy
 from trainplane.sdk.watching import TERMINAL_TYPES, Watch, WatchPolicy
-from trainplane.v1 import job_service_pb2, node_service_pb2
+from trainplane.v1 import backend_service_pb2, job_service_pb2, node_service_pb2
+from trainplane.v1.backend_service_pb2_grpc import BackendServiceStub
 from trainplane.v1.job_pb2 import Job
 from trainplane.v1.job_service_pb2_grpc import JobServiceStub
 from trainplane.v1.node_service_pb2_grpc import NodeServiceStub
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trainplane.v1.artifact_pb2 import Artifact
+    from trainplane.v1.backend_pb2 import Backend
     from trainplane.v1.job_event_pb2 import JobEvent
     from trainplane.v1.log_line_pb2 import LogLine
     from trainplane.v1.node_pb2 import Node
@@ -48,13 +50,11 @@ class ClientSettings:
 
     Attributes:
         retry: for calls, and for the first stream of a watch.
-        watch: for a watch that has once heard something.
-        log_poll: how often `logs(follow=True)` asks for further lines.
+        watch: for a watch, or a log that is followed, that has once heard something.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     watch: WatchPolicy = field(default_factory=WatchPolicy)
-    log_poll: timedelta = timedelta(seconds=1)
 
 
 class Client:
@@ -98,6 +98,10 @@ class Client:
     @property
     def _jobs(self) -> Any:
         return JobServiceStub(self._connection.channel)  # type: ignore[no-untyped-call]
+
+    @property
+    def _backends(self) -> Any:
+        return BackendServiceStub(self._connection.channel)  # type: ignore[no-untyped-call]
 
     @property
     def _nodes(self) -> Any:
@@ -236,21 +240,52 @@ class Client:
 
         Args:
             job_id: the job.
-            follow: wait for further lines until the job has ended.
+            follow: wait for further lines until the job has ended; reconnects by itself and goes on where it was.
 
         Raises:
             JobNotFound: there is none.
         """
+        if follow:
+            tail = LogTail(
+                open_stream=lambda position: self._connection.stream(
+                    self._jobs.WatchJobLogs, job_service_pb2.WatchJobLogsRequest(job_id=job_id, position=position)
+                ),
+                rebuilt=self._connection.rebuilt,
+                retry=self._settings.retry,
+                policy=self._settings.watch,
+            )
+            async with contextlib.aclosing(tail.lines()) as lines:
+                async for line in lines:
+                    yield line
+            return
         request = job_service_pb2.ListJobLogsRequest(job_id=job_id)
         while True:
             page = await self._connection.unary(self._jobs.ListJobLogs, request)
             for line in page.lines:
                 yield line
-            if not page.next_page_token or not (page.lines or follow):
+            if not page.next_page_token or not page.lines:
                 return
             request.page_token = page.next_page_token
-            if not page.lines:
-                await asyncio.sleep(self._settings.log_poll.total_seconds())
+
+    async def metrics(self, job_id: str, *, max_points: int = 0) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """How training went: for each series (`loss`, `learning_rate` …) its (step, value) points, in order.
+
+        Args:
+            job_id: the job.
+            max_points: of each series, at most so many, spikes kept; 0 leaves it to the control plane.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        request = job_service_pb2.ListMetricsRequest(job_id=job_id, max_points=max_points)
+        answer = await self._connection.unary(self._jobs.ListMetrics, request)
+        return {each.name: tuple(zip(each.steps, each.values, strict=True)) for each in answer.series}
+
+    async def backends(self) -> Sequence[Backend]:
+        """The training engines there are, by name, with the JSON Schema of the requests that each takes."""
+        request = backend_service_pb2.ListBackendsRequest()
+        answer = await self._connection.unary(self._backends.ListBackends, request)
+        return tuple(answer.backends)
 
     async def artifacts(self, job_id: str) -> Sequence[Artifact]:
         """The published files of a job, by path; none before SUCCEEDED.

@@ -7,7 +7,9 @@ say, drops the report it is in.
 
 from __future__ import annotations
 
-from math import isfinite
+import re
+from itertools import pairwise
+from math import isfinite, isinf
 from typing import TYPE_CHECKING
 
 from controlplane.bus import bounds
@@ -15,6 +17,7 @@ from controlplane.bus.bounds import MAX_SECONDS, Malformed, message, word
 from controlplane.bus.convert import named, parse
 from controlplane.domain import news
 from controlplane.domain.job import Progress
+from controlplane.domain.metrics import MAX_POINTS, MAX_SERIES, Measured
 from controlplane.engine import requests
 from trainplane.wire.v1 import report_pb2, sync_pb2
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from controlplane.domain.news import AttemptNews
 
 _MICROSECONDS = 1_000_000
+_SERIES = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def batch(node: str, payload: bytes) -> requests.ReportBatch:
@@ -41,7 +45,7 @@ def batch(node: str, payload: bytes) -> requests.ReportBatch:
 
 def unusable(of: requests.ReportBatch) -> int:
     """How many of its reports could not be read."""
-    return sum(report.news is None for each in of.attempts for report in each.reports)
+    return sum(report.unreadable for each in of.attempts for report in each.reports)
 
 
 def _attempt(of: report_pb2.AttemptReports) -> requests.AttemptReports:
@@ -61,6 +65,8 @@ def _report(of: report_pb2.Report, attempt: int) -> requests.Report:
         return requests.Report(time_us, _progressed(of.progressed, attempt, time_us))
     if kind == "published":
         return requests.Report(time_us, news.Published(attempt), _output(of.published))
+    if kind == "measured":
+        return requests.Report(time_us, None, measured=_measured(of.measured))
     read = _NEWS.get(kind)
     return requests.Report(time_us, None if read is None else read(of, attempt))
 
@@ -99,6 +105,20 @@ def _progressed(of: report_pb2.Progressed, attempt: int, time_us: int) -> news.P
             _end_time_us(of.remaining_seconds, time_us),
         ),
     )
+
+
+def _measured(of: report_pb2.Measured) -> Measured | None:
+    """Points of steps that increase; None: they are no such, or too many."""
+    steps = list(of.steps)
+    series = {each.name: list(each.values) for each in of.series}
+    if not 1 <= len(steps) <= MAX_POINTS or steps[0] < 0 or any(b <= a for a, b in pairwise(steps)):
+        return None
+    if not 1 <= len(of.series) <= MAX_SERIES or len(series) != len(of.series):
+        return None
+    for name, values in series.items():
+        if not _SERIES.fullmatch(name) or name == "step" or len(values) != len(steps) or any(map(isinf, values)):
+            return None
+    return Measured(steps, series)
 
 
 def _end_time_us(remaining_seconds: float, time_us: int) -> int:

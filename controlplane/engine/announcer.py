@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from controlplane.domain.event import TERMINAL_TYPES
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from controlplane.domain.event import StoredEvent
     from controlplane.engine.changes import Told
     from controlplane.engine.deliveries import Deliveries
     from controlplane.engine.dispatcher import Dispatcher
     from controlplane.engine.ports import Bus
     from controlplane.engine.prober import Prober
     from controlplane.engine.relay import Relay
-    from controlplane.engine.signals import Recent
+    from controlplane.engine.signals import Hints, Recent
     from controlplane.engine.watches import Watches
 
 
@@ -28,18 +33,27 @@ class Announcer:
         self._watches: Watches | None = None
         self._deliveries: Deliveries | None = None
         self._prober: Prober | None = None
+        self._log_hints: Hints | None = None
 
     def wire(
-        self, *, dispatcher: Dispatcher, relay: Relay, watches: Watches, deliveries: Deliveries, prober: Prober
+        self,
+        *,
+        dispatcher: Dispatcher,
+        relay: Relay,
+        watches: Watches,
+        deliveries: Deliveries,
+        prober: Prober,
+        log_hints: Hints,
     ) -> None:
         """Names the listeners."""
+        self._log_hints = log_hints
         self._dispatcher, self._relay, self._watches, self._deliveries = dispatcher, relay, watches, deliveries
         self._prober = prober
 
     def __call__(self, told: Told) -> None:
         """Tells what a committed transaction did. Never blocks, never raises; sweeps make up for what is dropped."""
         if told.events:
-            self._tell_events(told)
+            self._tell_of(told.events)
         for node in told.wake:
             if not self._wakes.full():
                 self._wakes.put_nowait(node)
@@ -51,10 +65,13 @@ class Announcer:
             elif told.queue:
                 self._dispatcher.bell.ring()
 
-    def _tell_events(self, told: Told) -> None:
-        self._recent.add(told.events)
+    def _tell_of(self, events: Sequence[StoredEvent]) -> None:
+        self._recent.add(events)
         if self._watches is not None:
-            self._watches.hint({event.uid for event in told.events})
+            self._watches.hint({event.uid for event in events})
+        if self._log_hints is not None:
+            # Who follows a log waits for its job's end, too.
+            self._log_hints.give([event.uid for event in events if event.type in TERMINAL_TYPES])
         if self._relay is not None:
             self._relay.bell.ring()
         if self._deliveries is not None:

@@ -4,7 +4,8 @@
           ──► jobs, events, watermarks in ONE transaction ──► the answer is the new watermark
 
 The attempt's file is the durable copy and its line number the sequence, so "recorded up to n" is one guarded column and
-needs no inbox. Reports of an attempt that is over change nothing, but count: its node must be able to finish.
+needs no inbox. Reports of an attempt that is over change nothing, but count: its node must be able to finish. Dense
+metrics are no news to the lifecycle: they go to their own table in the same transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import structlog
 from controlplane.domain import news as n
 from controlplane.domain.artifact import Artifact
 from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.domain.job import LIVE
 from controlplane.domain.lifecycle import IllegalNews
+from controlplane.domain.metrics import chunk
 from controlplane.engine.requests import (
     AttemptReports,
     Output,
@@ -31,6 +34,7 @@ from controlplane.engine.requests import Intake as Outcome
 if TYPE_CHECKING:
     from controlplane.domain.attempt import AttemptNode
     from controlplane.domain.job import Job
+    from controlplane.domain.metrics import MetricChunk
     from controlplane.domain.node import AttemptRef
     from controlplane.engine.changes import Changes, Recorder
 
@@ -59,6 +63,7 @@ class _Reading:
         self._jobs: dict[str, Job] = changes.tx.jobs({ref.job_uid for ref in refs})
         self._attempts: dict[AttemptRef, Attempt] = changes.tx.attempts(refs)
         self._nodes: dict[AttemptRef, AttemptNode] = changes.tx.attempt_nodes(refs, batch.node)
+        self._chunks: list[MetricChunk] = []
         self._applied = {ref: row.applied for ref, row in self._nodes.items()}
 
     def answer(self) -> ReportAnswer:
@@ -71,6 +76,7 @@ class _Reading:
             if rows.attempt in self._nodes and rows.attempt.job_uid in self._jobs:
                 self._take(rows)
         tx = self._changes.tx
+        tx.insert_metric_chunks(self._chunks)
         for ref, row in self._nodes.items():
             applied = self._applied[ref]
             if applied != row.applied and not tx.advance_watermark(
@@ -93,6 +99,8 @@ class _Reading:
             done += 1
             if report.news is not None:
                 job = self._apply(job, ref, report)
+            elif report.measured is not None and ref.number == job.attempt and job.state in LIVE:
+                self._chunks.append(chunk(report.measured, job_uid=job.uid, attempt=ref.number, sequence=done))
         self._jobs[ref.job_uid] = job
         self._applied[ref] = max(done, self._applied[ref])
 

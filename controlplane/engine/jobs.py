@@ -13,15 +13,13 @@ from controlplane.domain.errors import JobNotFound
 from controlplane.domain.job import State
 
 if TYPE_CHECKING:
-    from controlplane.domain.artifact import Artifact, Log
+    from controlplane.domain.artifact import Artifact
     from controlplane.domain.attempt import Attempt
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import JobRecord
     from controlplane.domain.spec import Rules
     from controlplane.engine.changes import Changes, Recorder
-    from controlplane.engine.ports import BlobStore, JobFilter, Store, Transaction
-
-_READ_BYTES = 512 * 1024
+    from controlplane.engine.ports import JobFilter, Store, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +32,12 @@ class JobView:
     queue_position: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogPosition:
-    """Where reading logs goes on."""
-
-    attempt: int = 0
-    rank: int = 0
-    offset_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LogPage:
-    """Whole lines of one rank's log, and where the next page begins; None: nothing will follow."""
-
-    lines: list[tuple[int, int, str]]
-    """(attempt, rank, text)"""
-    following: LogPosition | None
-
-
 class Jobs:
     """Reads jobs, and cancels them."""
 
-    def __init__(self, store: Store, *, recorder: Recorder, blobs: BlobStore, rules: Rules) -> None:
+    def __init__(self, store: Store, *, recorder: Recorder, rules: Rules) -> None:
         self._store = store
         self._recorder = recorder
-        self._blobs = blobs
         self._rules = rules
 
     def view(
@@ -151,52 +130,6 @@ class Jobs:
 
         await self._recorder.write(work)
         return await self.get(job_id, project=project)
-
-    async def log_page(self, job_id: str, *, project: str, start: LogPosition, limit: int) -> LogPage:
-        """Up to `limit` whole lines from a position on, one rank's log after the other's."""
-
-        def work(tx: Transaction) -> tuple[JobRecord, list[Log]]:
-            record = tx.record(project, job_id)
-            if record is None:
-                raise JobNotFound(job_id)
-            return record, tx.logs(record.job.uid)
-
-        record, logs = await self._store.read(work)
-        over = record.job.terminal
-        position = start
-        rest = [log for log in logs if (log.attempt, log.rank) >= (start.attempt, start.rank)]
-        for index, log in enumerate(rest):
-            newest = index == len(rest) - 1
-            begins = start.offset_bytes if (log.attempt, log.rank) == (start.attempt, start.rank) else 0
-            lines, end = await self._lines(log, begins, limit=limit, whole=over or not newest)
-            position = LogPosition(log.attempt, log.rank, end)
-            if lines:
-                more = not over or not newest or end < log.size_bytes
-                return LogPage([(log.attempt, log.rank, line) for line in lines], position if more else None)
-        return LogPage([], None if over else position)
-
-    async def _lines(self, log: Log, begins: int, *, limit: int, whole: bool) -> tuple[list[str], int]:
-        """Lines from an offset, and where they end. The last one without an end counts only if the log is `whole`."""
-        size = min(log.size_bytes - begins, _READ_BYTES)
-        if size <= 0:
-            return [], begins
-        key = log_key(log.job_uid, log.attempt, log.rank)
-        data = await self._blobs.get(key, offset_bytes=begins, size_bytes=size)
-        ended = data.split(b"\n")
-        rest = ended.pop()
-        lines = ended[:limit]
-        end = begins + sum(len(line) + 1 for line in lines)
-        read_all = begins + len(data) >= log.size_bytes
-        endless = not ended and len(data) == _READ_BYTES  # one line larger than a read: told in pieces
-        if rest and len(lines) == len(ended) < limit and ((whole and read_all) or endless):
-            lines.append(rest)
-            end += len(rest)
-        return [line.rstrip(b"\r").decode("utf-8", "replace") for line in lines], end
-
-
-def log_key(job_uid: str, attempt: int, rank: int) -> str:
-    """Where one rank's log lies in the blob store."""
-    return f"logs/{job_uid}/attempt-{attempt}/rank-{rank}.log"
 
 
 def _end_unclaimed(changes: Changes, attempt: Attempt) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from controlplane.domain.artifact import Log
-from controlplane.engine.jobs import log_key
+from controlplane.engine.log_reading import log_key
 from controlplane.engine.requests import Kept, LogAnswer, LogChunk
 
 if TYPE_CHECKING:
     from controlplane.engine.ports import BlobStore, Store, Transaction
+    from controlplane.engine.signals import Hints
 
 #: What is kept of one rank's log of one attempt; `artifacts.log_uri` gets all of it.
 CAP_BYTES = 64 * 1024 * 1024
@@ -18,8 +19,9 @@ CAP_BYTES = 64 * 1024 * 1024
 class Logs:
     """Takes pieces of logs."""
 
-    def __init__(self, store: Store, *, blobs: BlobStore) -> None:
+    def __init__(self, store: Store, *, blobs: BlobStore, hints: Hints) -> None:
         self._store = store
+        self._hints = hints
         self._blobs = blobs
 
     async def log(self, chunk: LogChunk) -> LogAnswer:
@@ -42,4 +44,5 @@ class Logs:
         await self._blobs.put(log_key(ref.job_uid, ref.number, chunk.rank), data, offset_bytes=size)
         kept = Log(ref.job_uid, ref.number, chunk.rank, size + len(data))
         await self._store.write(lambda tx: tx.save_log(kept))
+        self._hints.give([ref.job_uid])
         return LogAnswer(Kept.STORED, kept.size_bytes)

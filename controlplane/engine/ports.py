@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from controlplane.domain.delivery import Delivery, Endpoint, PendingRetry
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import Job, JobRecord, NewJob, State, WaitingJob
+    from controlplane.domain.metrics import MetricChunk
     from controlplane.domain.node import AttemptRef, Node
 
 T = TypeVar("T")
@@ -246,6 +247,19 @@ class Transaction(Protocol):
 
     def logs(self, job_uid: str) -> list[Log]:
         """By attempt and rank."""
+        ...
+
+    # metrics
+    def insert_metric_chunks(self, chunks: Sequence[MetricChunk]) -> None:
+        """Stores them; repeats change nothing."""
+        ...
+
+    def first_measured_steps(self, job_uid: str) -> dict[int, int]:
+        """The first step of each attempt that measured something."""
+        ...
+
+    def metric_chunks(self, job_uid: str, *, after: tuple[int, int], limit: int) -> list[MetricChunk]:
+        """By attempt and sequence, those that follow (attempt, sequence)."""
         ...
 
     # endpoints and deliveries

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from controlplane.domain.metrics import Measured
     from controlplane.domain.news import AttemptNews
     from controlplane.domain.node import AttemptRef, Sync, Wanted
 
@@ -72,9 +73,16 @@ class Report:
     time_us: int
     """By the writer's clock: shown to people, never compared."""
     news: AttemptNews | None
-    """None: it could not be read. It counts, and changes nothing."""
+    """None: it changes no job, or could not be read. It counts."""
     output: Output | None = None
     """With the news `Published`."""
+    measured: Measured | None = None
+    """Instead of news."""
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether nothing could be made of it."""
+        return self.news is None and self.measured is None
 
 
 @dataclass(frozen=True, slots=True)

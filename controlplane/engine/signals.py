@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from controlplane.domain.event import StoredEvent
 
@@ -47,6 +48,48 @@ class Bell:
             await asyncio.sleep(early)
         self._rung.clear()
         return True
+
+
+class Hints:
+    """Tells those who wait for news of a job that there may be some. Who is told looks by itself."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Future[bool]]] = {}
+
+    def give(self, keys: Iterable[str]) -> None:
+        """There may be news of these."""
+        for key in keys:
+            for future in self._waiting.pop(key, ()):
+                if not future.done():
+                    future.set_result(True)
+
+    @contextmanager
+    def expected(self, key: str) -> Iterator[asyncio.Future[bool]]:
+        """A future that the next hint for the key fulfils, for the time of the context."""
+        hint = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, set()).add(hint)
+        try:
+            yield hint
+        finally:
+            others = self._waiting.get(key)
+            if others is not None:
+                others.discard(hint)
+                if not others:
+                    del self._waiting[key]
+
+
+async def within(hint: asyncio.Future[bool], seconds: float) -> bool:
+    """Whether the hint came in time. One timer: `asyncio.wait` and `asyncio.timeout` cost several times as much."""
+    timer = asyncio.get_running_loop().call_later(seconds, _give_up, hint)
+    try:
+        return await hint
+    finally:
+        timer.cancel()
+
+
+def _give_up(hint: asyncio.Future[bool]) -> None:
+    if not hint.done():
+        hint.set_result(False)
 
 
 class Recent:

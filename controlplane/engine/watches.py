@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from controlplane.domain.event import TERMINAL_TYPES
+from controlplane.engine.signals import within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -80,7 +81,7 @@ class Watches:
                 elif quiet and await self._is_over(uid, after):
                     return
                 else:
-                    quiet = not await _within(hint, self._keep_alive_seconds)
+                    quiet = not await within(hint, self._keep_alive_seconds)
                     if quiet:
                         yield ()
                 topic.waiting.discard(hint)
@@ -124,17 +125,3 @@ class Watches:
         finally:
             del topic.reads[after]
         return row
-
-
-async def _within(hint: asyncio.Future[bool], seconds: float) -> bool:
-    """Whether the hint came in time. One timer: `asyncio.wait` and `asyncio.timeout` cost several times as much."""
-    timer = asyncio.get_running_loop().call_later(seconds, _give_up, hint)
-    try:
-        return await hint
-    finally:
-        timer.cancel()
-
-
-def _give_up(hint: asyncio.Future[bool]) -> None:
-    if not hint.done():
-        hint.set_result(False)

@@ -12,7 +12,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from controlplane.domain.errors import InvalidArgument
 from controlplane.domain.job import State
-from trainplane.v1 import artifact_pb2, job_event_pb2, job_pb2, log_line_pb2, node_pb2
+from trainplane.v1 import artifact_pb2, job_event_pb2, job_pb2, log_line_pb2, metric_pb2, node_pb2
 from trainplane.v1.training_spec_pb2 import TrainingSpec
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from controlplane.domain.attempt import Attempt
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import Progress
+    from controlplane.domain.metrics import Curve
     from controlplane.engine.jobs import JobView
+    from controlplane.engine.log_reading import Line
     from controlplane.engine.nodes import NodeView
 
 _STRUCT = Struct.DESCRIPTOR
@@ -188,10 +190,14 @@ def artifact_message(artifact: Artifact) -> artifact_pb2.Artifact:
     )
 
 
-def line_message(line: tuple[int, int, str]) -> log_line_pb2.LogLine:
+def line_message(line: Line) -> log_line_pb2.LogLine:
     """One line of a log."""
-    attempt, rank, text = line
-    return log_line_pb2.LogLine(attempt=attempt, rank=rank, text=text)
+    return log_line_pb2.LogLine(attempt=line.attempt, rank=line.rank, text=line.text)
+
+
+def series_message(name: str, curve: Curve) -> metric_pb2.MetricSeries:
+    """One series of metrics."""
+    return metric_pb2.MetricSeries(name=name, steps=curve.steps, values=curve.values)
 
 
 def node_message(view: NodeView) -> node_pb2.Node:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.api.httpbody_pb2 import HttpBody
 
 from controlplane.domain import spec
-from controlplane.domain.errors import InvalidArgument, JobNotFound
+from controlplane.domain.errors import InvalidArgument, InvalidSpec, Violation
 from controlplane.domain.job import State
-from controlplane.engine.jobs import LogPosition
 from controlplane.engine.ports import JobFilter
 from controlplane.engine.preparing import Asked
 from controlplane.rpc import convert, pages
 from controlplane.rpc.errors import metadata
+from controlplane.rpc.logs import LogMethods
+from controlplane.rpc.names import PROJECT
+from controlplane.rpc.names import job_name as _name
 from trainplane.v1 import job_event_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
 
 if TYPE_CHECKING:
@@ -23,35 +26,60 @@ if TYPE_CHECKING:
 
     from controlplane.domain.event import StoredEvent
     from controlplane.engine.jobs import Jobs
+    from controlplane.engine.log_reading import LogReader
+    from controlplane.engine.metrics import Metrics
     from controlplane.engine.ports import Vault
     from controlplane.engine.submissions import Submissions, Submitted
     from controlplane.engine.watches import Watches
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-#: Decided by the credential, once there are credentials.
-PROJECT = "default"
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """Where a job's bulk is read: what its trainers wrote, and what they measured."""
+
+    logs: LogReader
+    metrics: Metrics
 
 
-class JobService(job_service_pb2_grpc.JobServiceServicer):
+class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
     """Takes jobs and tells how they stand; comments in job_service.proto are the promises."""
 
-    def __init__(self, jobs: Jobs, *, submissions: Submissions, watches: Watches, vault: Vault) -> None:
+    def __init__(
+        self, jobs: Jobs, *, submissions: Submissions, watches: Watches, readers: Readers, vault: Vault
+    ) -> None:
         self._jobs = jobs
+        self._logs = readers.logs
+        self._metrics = readers.metrics
         self._submissions = submissions
         self._watches = watches
         self._vault = vault
 
     async def SubmitTraining(self, request: HttpBody, context: Context) -> job_pb2.Job | bytes:  # noqa: N802
         """A job from a JSON body, strictly parsed."""
-        key = metadata(context, "idempotency-key")
-        if key and not spec.is_job_id(key):
-            raise InvalidArgument(
-                field="Idempotency-Key",
-                reason="INVALID_FORMAT",
-                description="must be 1 to 63 of A-Z a-z 0-9 _ -, as a job_id: it becomes the job's id",
-            )
-        return self._submitted(await self._submissions.submit(Asked(request.data, PROJECT, key)))
+        return self._submitted(await self._submissions.submit(Asked(request.data, PROJECT, _key(context))))
+
+    async def SubmitBackendTraining(  # noqa: N802
+        self, request: job_service_pb2.SubmitBackendTrainingRequest, context: Context
+    ) -> job_pb2.Job | bytes:
+        """The same with the backend chosen by address."""
+        raw = spec.parse(request.body.data)
+        said = raw.get("backend")
+        raw["backend"] = request.backend
+        if said is not None and said != request.backend:
+            await self._contradicted(raw)
+        return self._submitted(await self._submissions.submit(Asked(raw, PROJECT, _key(context))))
+
+    async def _contradicted(self, raw: dict[str, Any]) -> NoReturn:
+        """Refuses a body that names another backend than the address, with all else that is wrong with it."""
+        wrong = "the address chooses the backend: leave it out, or say the same"
+        violations = [Violation("backend", "CONTRADICTION", wrong)]
+        try:
+            await self._submissions.preview(Asked(raw, PROJECT))
+        except InvalidSpec as error:
+            violations += error.violations
+        raise InvalidSpec(violations)
 
     async def CreateJob(  # noqa: N802
         self,
@@ -142,20 +170,15 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 lines = "".join(f"id: {e.sequence}\nevent: {e.type}\ndata: {e.json}\n\n" for e in row)
                 yield HttpBody(content_type="text/event-stream", data=(lines or ": keep-alive\n\n").encode())
 
-    async def ListJobLogs(  # noqa: N802
+    async def ListMetrics(  # noqa: N802
         self,
-        request: job_service_pb2.ListJobLogsRequest,
+        request: job_service_pb2.ListMetricsRequest,
         context: Context,  # noqa: ARG002
-    ) -> job_service_pb2.ListJobLogsResponse:
-        """The lines that trainers wrote."""
-        limit = pages.size(request.page_size, default=1000, largest=5000)
-        position = pages.position(request.page_token, int, int, int)
-        start = LogPosition(*position) if position else LogPosition()
-        page = await self._jobs.log_page(_name(request.job_id), project=PROJECT, start=start, limit=limit)
-        token = ""
-        if page.following is not None:
-            token = pages.token(page.following.attempt, page.following.rank, page.following.offset_bytes)
-        return job_service_pb2.ListJobLogsResponse(lines=map(convert.line_message, page.lines), next_page_token=token)
+    ) -> job_service_pb2.ListMetricsResponse:
+        """How training went."""
+        most = _most_points(request.max_points)
+        found = await self._metrics.curves(_name(request.job_id), project=PROJECT, most=most)
+        return job_service_pb2.ListMetricsResponse(series=[convert.series_message(*each) for each in found.items()])
 
     async def ListArtifacts(  # noqa: N802
         self,
@@ -184,15 +207,33 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
                 yield row
 
 
-def _name(job_id: str) -> str:
-    """A job's name.
+def _key(context: Context) -> str:
+    """The idempotency key of a submit; empty: there is none.
 
     Raises:
-        JobNotFound: no job can have this name.
+        InvalidArgument: it could not be a job's id, which it becomes.
     """
-    if not spec.is_job_id(job_id):
-        raise JobNotFound(job_id)
-    return job_id
+    key = metadata(context, "idempotency-key")
+    if key and not spec.is_job_id(key):
+        raise InvalidArgument(
+            field="Idempotency-Key",
+            reason="INVALID_FORMAT",
+            description="must be 1 to 63 of A-Z a-z 0-9 _ -, as a job_id: it becomes the job's id",
+        )
+    return key
+
+
+def _most_points(asked: int) -> int:
+    """How many points of a series to show.
+
+    Raises:
+        InvalidArgument: it is out of range.
+    """
+    if asked and not 10 <= asked <= 1500:
+        raise InvalidArgument(
+            field="max_points", reason="OUT_OF_RANGE", description=f"must be from 10 to 1500, got {asked}"
+        )
+    return asked or 500
 
 
 def _known(states: Sequence[int]) -> Sequence[int]:

@@ -15,11 +15,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from controlplane.rpc.errors import WRITE_SECONDS, ErrorInterceptor
-from trainplane.v1 import job_service_pb2, job_service_pb2_grpc, node_service_pb2, node_service_pb2_grpc
+from trainplane.v1 import (
+    backend_service_pb2,
+    backend_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trainplane.v1.backend_service_pb2_grpc import BackendServiceServicer
     from trainplane.v1.job_service_pb2_grpc import JobServiceServicer
     from trainplane.v1.node_service_pb2_grpc import NodeServiceServicer
 
@@ -73,7 +81,13 @@ _USUAL = Patience()
 
 @asynccontextmanager
 async def served(
-    address: str, *, jobs: JobServiceServicer, nodes: NodeServiceServicer, reflect: bool, patience: Patience = _USUAL
+    address: str,
+    *,
+    jobs: JobServiceServicer,
+    nodes: NodeServiceServicer,
+    backends: BackendServiceServicer,
+    reflect: bool,
+    patience: Patience = _USUAL,
 ) -> AsyncIterator[Serving]:
     """Listens for the time of the context.
 
@@ -84,12 +98,14 @@ async def served(
     server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[no-untyped-call]  # generated
     node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)  # type: ignore[no-untyped-call]  # likewise
+    backend_service_pb2_grpc.add_BackendServiceServicer_to_server(backends, server)  # type: ignore[no-untyped-call]  # likewise
     told = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(told, server)
     await told.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
     if reflect:
         names = [
             job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
+            backend_service_pb2.DESCRIPTOR.services_by_name["BackendService"].full_name,
             node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].full_name,
             health.SERVICE_NAME,
             reflection.SERVICE_NAME,

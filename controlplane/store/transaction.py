@@ -13,6 +13,7 @@ from controlplane.store.bound import Bound, Upsert
 from controlplane.store.deliveries import Deliveries
 from controlplane.store.events import Events
 from controlplane.store.jobs import Jobs
+from controlplane.store.metrics import Metrics
 from controlplane.store.nodes import Nodes
 from controlplane.store.outputs import Outputs
 from controlplane.store.queue import Queue
@@ -40,7 +41,7 @@ class Installation(Bound):
 
 
 class SqlTransaction(
-    Jobs, Specs, Records, Queue, Outputs, Events, Attempts, Nodes, Artifacts, Deliveries, Installation
+    Jobs, Specs, Records, Queue, Outputs, Events, Attempts, Nodes, Artifacts, Metrics, Deliveries, Installation
 ):
     """The port's `Transaction` over a connection in which one is open."""
 

@@ -18,7 +18,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from trainplane.v1 import job_service_pb2, node_service_pb2
+from trainplane.v1 import backend_service_pb2, job_service_pb2, node_service_pb2
+from trainplane.v1.backend_service_pb2_grpc import BackendServiceServicer, add_BackendServiceServicer_to_server
 from trainplane.v1.job_event_pb2 import JobEvent
 from trainplane.v1.job_pb2 import Job, Progress
 from trainplane.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from trainplane.v1.artifact_pb2 import Artifact
     from trainplane.v1.log_line_pb2 import LogLine
+    from trainplane.v1.metric_pb2 import MetricSeries
     from trainplane.v1.node_pb2 import Node
 
 
@@ -91,7 +93,7 @@ class Call:
 
 
 @dataclass
-class FakeJobService(JobServiceServicer, NodeServiceServicer):
+class FakeJobService(JobServiceServicer, NodeServiceServicer, BackendServiceServicer):
     """See the module. `refusals[method]` are answered first, one a call; `cut_after[n]` ends the n-th stream early."""
 
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -101,7 +103,8 @@ class FakeJobService(JobServiceServicer, NodeServiceServicer):
     machines: list[Node] = field(default_factory=list)
     refusals: defaultdict[str, list[status_pb2.Status]] = field(default_factory=lambda: defaultdict(list))
     calls: list[Call] = field(default_factory=list)
-    streams: list[list[JobEvent | grpc.StatusCode]] = field(default_factory=list)
+    series: list[MetricSeries] = field(default_factory=list)
+    streams: list[list[Any]] = field(default_factory=list)
     """Scripts of the first streams: messages to send, and a code to break with; then what `events` holds."""
     page_size: int = 2
 
@@ -200,6 +203,31 @@ class FakeJobService(JobServiceServicer, NodeServiceServicer):
         token = "" if over else str(start + len(page))
         return job_service_pb2.ListJobLogsResponse(lines=page, next_page_token=token)
 
+    async def WatchJobLogs(self, request, context):  # noqa: N802
+        await self._noted("WatchJobLogs", request, context)
+        if self.streams:
+            for step in self.streams.pop(0):
+                if isinstance(step, grpc.StatusCode):
+                    await context.abort(step, "cut by the test")
+                yield step
+            return
+        job = await self._found(request.job_id, context)
+        start = int(request.position or 0)
+        while not (job.HasField("end_time") and start == len(self.lines)):
+            page = self.lines[start : start + self.page_size]
+            start += len(page)
+            yield job_service_pb2.WatchJobLogsResponse(lines=page, position=str(start))
+            await asyncio.sleep(0.001)
+
+    async def ListMetrics(self, request, context):  # noqa: N802
+        await self._noted("ListMetrics", request, context)
+        await self._found(request.job_id, context)
+        return job_service_pb2.ListMetricsResponse(series=self.series)
+
+    async def ListBackends(self, request, context):  # noqa: N802
+        await self._noted("ListBackends", request, context)
+        return backend_service_pb2.ListBackendsResponse(backends=[{"name": "peft", "schema": {"type": "object"}}])
+
     async def ListArtifacts(self, request, context):  # noqa: N802
         await self._noted("ListArtifacts", request, context)
         await self._found(request.job_id, context)
@@ -221,6 +249,7 @@ async def serving(service: FakeJobService, *, port: int = 0) -> AsyncIterator[st
     server = grpc.aio.server()
     add_JobServiceServicer_to_server(service, server)
     add_NodeServiceServicer_to_server(service, server)
+    add_BackendServiceServicer_to_server(service, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

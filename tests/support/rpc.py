@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from controlplane.rpc.jobs import JobService
+from controlplane.rpc.jobs import JobService, Readers
 from controlplane.rpc.nodes import NodeService
 from controlplane.rpc.server import Patience, served
-from trainplane.v1 import job_service_pb2_grpc, node_service_pb2_grpc
+from trainplane.v1 import backend_service_pb2_grpc, job_service_pb2_grpc, node_service_pb2_grpc
 
 
 @asynccontextmanager
@@ -20,16 +20,25 @@ async def dialled(address, **options):
 
 
 @asynccontextmanager
-async def serving(jobs, nodes=None, *, patience=None, address="127.0.0.1:0"):
+async def serving(jobs, nodes=None, *, backends=None, patience=None, address="127.0.0.1:0"):
     """Any servicer, behind the one interceptor; answers the listening server."""
     nodes = nodes or node_service_pb2_grpc.NodeServiceServicer()
-    async with served(address, jobs=jobs, nodes=nodes, reflect=False, patience=patience or Patience()) as found:
+    backends = backends or backend_service_pb2_grpc.BackendServiceServicer()
+    async with served(
+        address, jobs=jobs, nodes=nodes, backends=backends, reflect=False, patience=patience or Patience()
+    ) as found:
         yield found
 
 
 def job_service(world):
     """The real service of a world."""
-    return JobService(world.jobs, submissions=world.submissions, watches=world.watches, vault=world.vault)
+    return JobService(
+        world.jobs,
+        submissions=world.submissions,
+        watches=world.watches,
+        readers=Readers(world.log_reader, world.metrics),
+        vault=world.vault,
+    )
 
 
 @asynccontextmanager

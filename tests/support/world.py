@@ -20,7 +20,9 @@ from controlplane.engine.deliveries import Deliveries
 from controlplane.engine.dispatcher import Dispatcher
 from controlplane.engine.intake import Intake
 from controlplane.engine.jobs import Jobs
+from controlplane.engine.log_reading import LogReader
 from controlplane.engine.logs import Logs
+from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import Answer, Probed
 from controlplane.engine.preparing import Asked, Preparer
@@ -36,7 +38,7 @@ from controlplane.engine.requests import (
     ReportAnswer,
     ReportBatch,
 )
-from controlplane.engine.signals import Recent
+from controlplane.engine.signals import Hints, Recent
 from controlplane.engine.submissions import Submissions, Submitted
 from controlplane.engine.watches import Watches
 from controlplane.loops import running
@@ -199,8 +201,9 @@ class World:
         preparer = Preparer(
             rules=self.rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=self.clock.now_us
         )
-        self.jobs = Jobs(self.store, recorder=self.recorder, blobs=files, rules=self.rules)
+        self.jobs = Jobs(self.store, recorder=self.recorder, rules=self.rules)
         self.watches = Watches(self.store, recent=self.recent)
+        self.log_hints = Hints()
         self.relay = Relay(
             self.store,
             bus=self.bus,
@@ -227,13 +230,16 @@ class World:
         )
         self.claims = Claims(self.recorder, vault=self.vault)
         self.intake = Intake(self.recorder)
-        self.logs = Logs(self.store, blobs=files)
+        self.logs = Logs(self.store, blobs=files, hints=self.log_hints)
+        self.log_reader = LogReader(self.store, blobs=files, hints=self.log_hints)
+        self.metrics = Metrics(self.store)
         self.announcer.wire(
             dispatcher=self.dispatcher,
             relay=self.relay,
             watches=self.watches,
             deliveries=self.deliveries,
             prober=self.prober,
+            log_hints=self.log_hints,
         )
 
     def loops(self, *names: str) -> Any:

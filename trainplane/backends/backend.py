@@ -8,12 +8,23 @@ from typing import Any, Protocol
 Finding = tuple[str, str, str]
 
 
+class BackendError(Exception):
+    """An engine cannot say how it is started; the text is fit for the job's owner."""
+
+
 class Backend(Protocol):
-    """A training engine: torch-free, pure, cheap to ask (every submit does)."""
+    """A training engine: torch-free, pure, cheap to ask (every submit does). docs/backends.md says how to add one."""
 
     @property
     def name(self) -> str:
-        """The word that chooses it in `backend`."""
+        """The word that chooses it in `backend`: 1 to 63 of a-z 0-9 _ -, the first a letter."""
+
+    @property
+    def description(self) -> str:
+        """What it does, in a sentence."""
+
+    def schema(self) -> dict[str, Any]:
+        """What `backend_options` may be, as JSON Schema (draft 2020-12): for editors and for `GET /backends`."""
 
     def validate(self, effective_spec: dict[str, Any]) -> list[Finding]:
         """What it refuses in a spec that is otherwise right, `backend_options` above all; never raises."""
@@ -24,4 +35,7 @@ class Backend(Protocol):
         Args:
             python: the interpreter that has the engine's libraries.
             attempt_dir: the attempt's directory, absolute.
+
+        Raises:
+            BackendError: it cannot be started.
         """

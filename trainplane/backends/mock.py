@@ -16,6 +16,13 @@ _WORDS = {bool: "true or false", int: "a whole number from 0", float: "a number 
 _MOST = 2**31 - 1
 _LONGEST = 63
 
+_SCHEMAS: dict[type, dict[str, Any]] = {
+    bool: {"type": "boolean"},
+    int: {"type": "integer", "minimum": 0, "maximum": _MOST},
+    float: {"type": "number", "minimum": 0, "maximum": _MOST},
+    str: {"type": "string", "minLength": 1, "maxLength": _LONGEST, "pattern": "^[ -~]*$"},
+}
+
 #: Option -> its type.
 OPTIONS: dict[str, type] = {
     "steps": int,
@@ -45,6 +52,15 @@ class Mock:
     """The fake trainer, by its knobs."""
 
     name = "mock"
+    description = "Trains nothing and fails as it is told to: for trying a platform, and rehearsing its faults."
+
+    def schema(self) -> dict[str, Any]:
+        """The knobs."""
+        return {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: dict(_SCHEMAS[wanted]) for name, wanted in OPTIONS.items()},
+        }
 
     def validate(self, effective_spec: dict[str, Any]) -> list[Finding]:
         """Refuse an option that is no knob, and a value of another type."""

@@ -14,6 +14,11 @@ class Peft:
     """Fine-tunes causal language models; everything that it can be told has a field of its own in the spec."""
 
     name = "peft"
+    description = "Fine-tunes causal language models with adapters, by transformers and PEFT."
+
+    def schema(self) -> dict[str, Any]:
+        """No options."""
+        return {"type": "object", "additionalProperties": False, "maxProperties": 0}
 
     def validate(self, effective_spec: dict[str, Any]) -> list[Finding]:
         """Refuse any option, for there are none, and what `customization.peft.config` may not hold."""

@@ -31,7 +31,7 @@ def logs(
             if line.attempt > 1 and line.attempt != attempt:
                 out.say_aside(f"--- attempt {line.attempt} ---")
             attempt = line.attempt
-            out.say(line.text)
+            out.say(f"[rank {line.rank}] {line.text}" if line.rank else line.text)
         return Exit.DONE
 
     connected(work, output=output)

@@ -113,6 +113,8 @@ class BlockingClient:
     wait = _Call(Client.wait)
     artifacts = _Call(Client.artifacts)
     nodes = _Call(Client.nodes)
+    metrics = _Call(Client.metrics)
+    backends = _Call(Client.backends)
     list = _Iteration(Client.list)
     events = _Iteration(Client.events)
     watch = _Iteration(Client.watch)

@@ -9,19 +9,19 @@ A keep-alive (sequence 0) is a sign of life and nothing else. What was seen alre
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
 from trainplane.errors import ResourceExhausted, TrainplaneError, Unavailable
 from trainplane.sdk.retrying import Retries, RetryPolicy
+from trainplane.sdk.streams import messages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    import grpc.aio
 
     from trainplane.v1.job_event_pb2 import JobEvent
 
@@ -99,19 +99,8 @@ class Watch:
             await self._retries.pause(failure)
 
     async def _one_stream(self, seen: int) -> AsyncGenerator[JobEvent, None]:
-        call = self._open_stream(seen)
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(self._silence.total_seconds()):
-                        event = await call.read()
-                except TimeoutError:
-                    raise Unavailable(f"the stream was silent for {self._silence.total_seconds():g} s") from None
-                except grpc.aio.AioRpcError as error:
-                    raise self._rebuilt(error) from None
-                if event is grpc.aio.EOF:
-                    return
+        stream = messages(self._open_stream(seen), silence=self._silence, rebuilt=self._rebuilt)
+        async with contextlib.aclosing(stream) as events:
+            async for event in events:
                 self._retries.sign_of_life()
                 yield event
-        finally:
-            call.cancel()

@@ -4,6 +4,7 @@ from trainplane.v1 import artifact_pb2 as _artifact_pb2
 from trainplane.v1 import job_pb2 as _job_pb2
 from trainplane.v1 import job_event_pb2 as _job_event_pb2
 from trainplane.v1 import log_line_pb2 as _log_line_pb2
+from trainplane.v1 import metric_pb2 as _metric_pb2
 from trainplane.v1 import training_spec_pb2 as _training_spec_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -20,6 +21,14 @@ class CreateJobRequest(_message.Message):
     spec: _training_spec_pb2.TrainingSpec
     validate_only: bool
     def __init__(self, spec: _Optional[_Union[_training_spec_pb2.TrainingSpec, _Mapping]] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
+class SubmitBackendTrainingRequest(_message.Message):
+    __slots__ = ("backend", "body")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    body: _httpbody_pb2.HttpBody
+    def __init__(self, backend: _Optional[str] = ..., body: _Optional[_Union[_httpbody_pb2.HttpBody, _Mapping]] = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
     __slots__ = ("job_id",)
@@ -106,6 +115,44 @@ class ListJobLogsResponse(_message.Message):
     lines: _containers.RepeatedCompositeFieldContainer[_log_line_pb2.LogLine]
     next_page_token: str
     def __init__(self, lines: _Optional[_Iterable[_Union[_log_line_pb2.LogLine, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchJobLogsRequest(_message.Message):
+    __slots__ = ("job_id", "position")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    position: str
+    def __init__(self, job_id: _Optional[str] = ..., position: _Optional[str] = ...) -> None: ...
+
+class WatchJobLogsResponse(_message.Message):
+    __slots__ = ("lines", "position")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[_log_line_pb2.LogLine]
+    position: str
+    def __init__(self, lines: _Optional[_Iterable[_Union[_log_line_pb2.LogLine, _Mapping]]] = ..., position: _Optional[str] = ...) -> None: ...
+
+class StreamLogsRequest(_message.Message):
+    __slots__ = ("job_id", "position")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    position: str
+    def __init__(self, job_id: _Optional[str] = ..., position: _Optional[str] = ...) -> None: ...
+
+class ListMetricsRequest(_message.Message):
+    __slots__ = ("job_id", "max_points")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    max_points: int
+    def __init__(self, job_id: _Optional[str] = ..., max_points: _Optional[int] = ...) -> None: ...
+
+class ListMetricsResponse(_message.Message):
+    __slots__ = ("series",)
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    series: _containers.RepeatedCompositeFieldContainer[_metric_pb2.MetricSeries]
+    def __init__(self, series: _Optional[_Iterable[_Union[_metric_pb2.MetricSeries, _Mapping]]] = ...) -> None: ...
 
 class ListArtifactsRequest(_message.Message):
     __slots__ = ("job_id",)

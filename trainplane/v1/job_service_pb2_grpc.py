@@ -46,6 +46,11 @@ class JobServiceStub:
                 request_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
                 response_deserializer=trainplane_dot_v1_dot_job__pb2.Job.FromString,
                 _registered_method=True)
+        self.SubmitBackendTraining = channel.unary_unary(
+                '/trainplane.v1.JobService/SubmitBackendTraining',
+                request_serializer=trainplane_dot_v1_dot_job__service__pb2.SubmitBackendTrainingRequest.SerializeToString,
+                response_deserializer=trainplane_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/trainplane.v1.JobService/CreateJob',
                 request_serializer=trainplane_dot_v1_dot_job__service__pb2.CreateJobRequest.SerializeToString,
@@ -86,6 +91,21 @@ class JobServiceStub:
                 request_serializer=trainplane_dot_v1_dot_job__service__pb2.ListJobLogsRequest.SerializeToString,
                 response_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListJobLogsResponse.FromString,
                 _registered_method=True)
+        self.WatchJobLogs = channel.unary_stream(
+                '/trainplane.v1.JobService/WatchJobLogs',
+                request_serializer=trainplane_dot_v1_dot_job__service__pb2.WatchJobLogsRequest.SerializeToString,
+                response_deserializer=trainplane_dot_v1_dot_job__service__pb2.WatchJobLogsResponse.FromString,
+                _registered_method=True)
+        self.StreamLogs = channel.unary_stream(
+                '/trainplane.v1.JobService/StreamLogs',
+                request_serializer=trainplane_dot_v1_dot_job__service__pb2.StreamLogsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.ListMetrics = channel.unary_unary(
+                '/trainplane.v1.JobService/ListMetrics',
+                request_serializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsRequest.SerializeToString,
+                response_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsResponse.FromString,
+                _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/trainplane.v1.JobService/ListArtifacts',
                 request_serializer=trainplane_dot_v1_dot_job__service__pb2.ListArtifactsRequest.SerializeToString,
@@ -109,8 +129,16 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitBackendTraining(self, request, context):
+        """The same with the backend chosen by address: a body that names another backend is refused (CONTRADICTION), one that names
+        none gets this one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateJob(self, request, context):
-        """The same from a typed message. With `validate_only` nothing is stored, and the answer shows what would be.
+        """The same as SubmitTraining from a typed message. With `validate_only` nothing is stored, and the answer shows what would be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +198,34 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJobLogs(self, request, context):
+        """Streams lines as they are written, every rank's, from a place on: those that are kept, then new ones, about a second after
+        they were written. A rank's lines come in order; an attempt's before the next one's. Ends when the job has ended and all of
+        its log was sent. A message without lines comes at least every 30 s. A reader that does not read for 60 s is ended with
+        RESOURCE_EXHAUSTED and can resume from its last `position`. INVALID_ARGUMENT: `position` is none of ours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamLogs(self, request, context):
+        """The same as server-sent events, one a line, the data a LogLine as JSON; `id:` is the position, and `Last-Event-ID` is
+        honoured, so that an EventSource resumes by itself; the last event is of type `end`: close it then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMetrics(self, request, context):
+        """Lists how training went, step by step: each series of what its trainers measured, with at most `max_points` points, the
+        first and the last always among them. Where there are more, they are divided into parts of equally many, and of each part
+        the least and the greatest value are kept: a spike is never lost. A later attempt's steps replace an earlier one's from its
+        first one on. Empty before the first was reported, about 5 s after training began.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Lists the published files of a job; empty before SUCCEEDED.
         """
@@ -183,6 +239,11 @@ def add_JobServiceServicer_to_server(servicer, server):
             'SubmitTraining': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitTraining,
                     request_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                    response_serializer=trainplane_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'SubmitBackendTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitBackendTraining,
+                    request_deserializer=trainplane_dot_v1_dot_job__service__pb2.SubmitBackendTrainingRequest.FromString,
                     response_serializer=trainplane_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
@@ -225,6 +286,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListJobLogsRequest.FromString,
                     response_serializer=trainplane_dot_v1_dot_job__service__pb2.ListJobLogsResponse.SerializeToString,
             ),
+            'WatchJobLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobLogs,
+                    request_deserializer=trainplane_dot_v1_dot_job__service__pb2.WatchJobLogsRequest.FromString,
+                    response_serializer=trainplane_dot_v1_dot_job__service__pb2.WatchJobLogsResponse.SerializeToString,
+            ),
+            'StreamLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamLogs,
+                    request_deserializer=trainplane_dot_v1_dot_job__service__pb2.StreamLogsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'ListMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMetrics,
+                    request_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsRequest.FromString,
+                    response_serializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsResponse.SerializeToString,
+            ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
                     request_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListArtifactsRequest.FromString,
@@ -261,6 +337,33 @@ class JobService:
             target,
             '/trainplane.v1.JobService/SubmitTraining',
             google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            trainplane_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitBackendTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trainplane.v1.JobService/SubmitBackendTraining',
+            trainplane_dot_v1_dot_job__service__pb2.SubmitBackendTrainingRequest.SerializeToString,
             trainplane_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,
@@ -478,6 +581,87 @@ class JobService:
             '/trainplane.v1.JobService/ListJobLogs',
             trainplane_dot_v1_dot_job__service__pb2.ListJobLogsRequest.SerializeToString,
             trainplane_dot_v1_dot_job__service__pb2.ListJobLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trainplane.v1.JobService/WatchJobLogs',
+            trainplane_dot_v1_dot_job__service__pb2.WatchJobLogsRequest.SerializeToString,
+            trainplane_dot_v1_dot_job__service__pb2.WatchJobLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trainplane.v1.JobService/StreamLogs',
+            trainplane_dot_v1_dot_job__service__pb2.StreamLogsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trainplane.v1.JobService/ListMetrics',
+            trainplane_dot_v1_dot_job__service__pb2.ListMetricsRequest.SerializeToString,
+            trainplane_dot_v1_dot_job__service__pb2.ListMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

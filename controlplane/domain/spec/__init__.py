@@ -13,9 +13,10 @@ from controlplane.domain.spec.defaults import effective
 from controlplane.domain.spec.fields import DEFAULT_EVENTS, EVENT_TYPES, FIELDS
 from controlplane.domain.spec.locations import place
 from controlplane.domain.spec.reference import reference
+from controlplane.domain.spec.relations import backend_names
 from controlplane.domain.spec.rules import Rules
 from controlplane.domain.spec.sameness import canonical, same, secret_macs
-from controlplane.domain.spec.schema import json_schema
+from controlplane.domain.spec.schema import backend_schema, json_schema
 from controlplane.domain.spec.shapes import is_job_id
 from controlplane.domain.spec.syntax import MAX_BODY_BYTES, parse
 
@@ -26,6 +27,8 @@ __all__ = [
     "MAX_BODY_BYTES",
     "CheckedSpec",
     "Rules",
+    "backend_names",
+    "backend_schema",
     "canonical",
     "check",
     "effective",

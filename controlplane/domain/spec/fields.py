@@ -413,7 +413,11 @@ FIELDS = (
     _block(name="tuning_parameters", fields=_TUNING, doc="How training proceeds."),
     _block(name="callbacks", fields=_CALLBACKS, doc="Who is called when something happens."),
     _text(
-        name="backend", choices=("peft", "mock"), default="peft", doc="The training engine; `mock` in dev mode only."
+        name="backend",
+        shape=shapes.BACKEND,
+        max_length=63,
+        default="peft",
+        doc="The training engine: one of `GET /backends`; `mock` in dev mode only.",
     ),
     _free(name="backend_options", doc="Options of that engine, checked by it."),
     _block(name="placement", fields=_PLACEMENT, doc="Wishes about where the job runs."),

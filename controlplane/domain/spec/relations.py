@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.errors import Violation
 from controlplane.domain.spec import locations, problem
 from controlplane.domain.spec.fields import PEFT_OWN_PLACES, PROMPT_METHODS
+from trainplane import backends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,6 +138,21 @@ def _nothing_to_train_on(seen: Seen) -> str | None:
     return None
 
 
+def backend_names(rules: Rules) -> tuple[str, ...]:
+    """The engines that a spec may choose."""
+    return tuple(name for name in backends.names() if name != "mock" or rules.dev_mode)
+
+
+def _backend(seen: Seen) -> str | None:
+    name = seen.effective["backend"]
+    if backends.find(name) is not None:
+        return None
+    known = backend_names(seen.rules)
+    near = get_close_matches(name[:64].lower(), known, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"must be one of {', '.join(known)}, got {problem.shown(name)}{meant}"
+
+
 def _mock(seen: Seen) -> str | None:
     if seen.effective["backend"] == "mock" and not seen.rules.dev_mode:
         return "the fake trainer is for dev mode only"
@@ -146,6 +163,7 @@ _RELATIONS = (
     Relation(("base_model.model_name", "base_model.provider", "base_model"), problem.MALFORMED, _model_name),
     Relation(("base_model.weights_url", "base_model.provider", "base_model"), problem.CONTRADICTION, _weights_of_s3),
     Relation(("artifacts.output_uri", "artifacts"), problem.REQUIRED, _output_absent),
+    Relation(("backend",), problem.UNKNOWN_VALUE, _backend),
     Relation(("backend",), problem.NOT_ALLOWED, _mock),
     Relation(("datasets",), problem.CONTRADICTION, _nothing_to_train_on),
     Relation(("customization.peft.use", "customization.peft"), problem.CONTRADICTION, _adapter_off),

@@ -6,10 +6,13 @@ say: a body that it accepts may still be refused.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.spec.field import Field, Kind
 from controlplane.domain.spec.fields import FIELDS
+
+if TYPE_CHECKING:
+    from trainplane.backends import Backend
 
 
 def json_schema() -> dict[str, Any]:
@@ -19,6 +22,17 @@ def json_schema() -> dict[str, Any]:
         "title": "TrainingSpec",
         **_object(FIELDS),
     }
+
+
+def backend_schema(backend: Backend) -> dict[str, Any]:
+    """The schema of the requests that one engine takes, its own options among them."""
+    schema = json_schema()
+    schema["title"] = f"TrainingSpec for backend {backend.name}"
+    known = schema["properties"]
+    known["backend"] = {"const": backend.name}
+    options = {"anyOf": [backend.schema(), {"type": "null"}]}
+    known["backend_options"] = {"description": known["backend_options"]["description"]} | options
+    return schema
 
 
 def _object(fields: tuple[Field, ...]) -> dict[str, Any]:

@@ -79,6 +79,8 @@ DEVICE_WORDS = _matching(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]*[A-Za-z0-9])?", "words 
 NODE_NAME = _matching(r"[A-Za-z0-9_-]{1,63}", "a node's name: 1 to 63 of A-Z a-z 0-9 _ -")
 ROLE_ARN = _matching(r"arn:aws[a-z-]*:iam::\d+:role/[!-~]+", "an IAM role: arn:aws:iam::<account>:role/<name>")
 LABEL_KEY = _matching(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", "1 to 63 of A-Z a-z 0-9 . _ - /")
+#: Which names there are depends on what is installed, so relations.py judges it further.
+BACKEND = Shape("a training engine's name, e.g. `peft`")
 LINE = Shape("one line of text")
 TEMPLATE = Shape("a text", lines=True)
 SOURCE = _located(locations.SOURCE)

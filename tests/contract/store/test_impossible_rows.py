@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from controlplane.domain.artifact import Artifact, Log
 from controlplane.domain.delivery import Delivery, Outcome, PendingRetry
 from controlplane.domain.job import State
+from controlplane.domain.metrics import MetricChunk
 from tests.support.builders import attempt, endpoint, event, job, new_job
 
 OWNER = job(job_id="owner")
@@ -54,6 +55,11 @@ IMPOSSIBLE = {
     "a device twice in an attempt": lambda tx: tx.insert_attempt(attempt(OWNER, devices=(1, 1))),
     "an artifact of less than nothing": lambda tx: tx.insert_artifacts([Artifact(OWNER.uid, "p", "u", -1, "")]),
     "a log of no job": lambda tx: tx.save_log(Log("nobody", 1, 0, 1)),
+    "a chunk of metrics of no job": lambda tx: tx.insert_metric_chunks([MetricChunk("nobody", 1, 1, 1, 1, 1, "{}")]),
+    "a chunk without points": lambda tx: tx.insert_metric_chunks([MetricChunk(OWNER.uid, 1, 1, 1, 1, 0, "{}")]),
+    "a chunk that ends before it begins": lambda tx: tx.insert_metric_chunks(
+        [MetricChunk(OWNER.uid, 1, 1, 2, 1, 1, "{}")]
+    ),
     "an endpoint in an unknown state": lambda tx: tx.insert_endpoints([endpoint(OWNER, state=_Word("GONE"))]),
     "a retry of no endpoint": lambda tx: tx.save_retry(PendingRetry(OWNER.uid, "webhook", 1, 1, 1)),
     "a delivery numbered 0": lambda tx: tx.insert_delivery(

@@ -284,12 +284,12 @@ async def test_events_and_logs_print_lines_and_json_lines(service, cli):
     service.lines = [
         LogLine(attempt=1, text="one"),
         LogLine(attempt=1, text="two\x1b[31m"),
-        LogLine(attempt=2, text="x"),
+        LogLine(attempt=2, text="x", rank=3),
     ]
     assert len((await cli("events", "j")).out.splitlines()) == 7
     assert [each["sequence"] for each in (await cli("events", "j", "--after", "5", "-o", "json")).lines] == [6, 7]
     logs = await cli("logs", "j", "-f")
-    assert logs.out == "one\ntwo\u241b[31m\nx\n"
+    assert logs.out == "one\ntwo\u241b[31m\n[rank 3] x\n"
     assert "attempt 2" in logs.err
     assert [each["text"] for each in (await cli("logs", "j", "-o", "json")).lines] == ["one", "two\x1b[31m", "x"]
 

@@ -17,14 +17,15 @@ from trainplane.sdk.watching import WatchPolicy
 from trainplane.v1.artifact_pb2 import Artifact
 from trainplane.v1.job_event_pb2 import JobEvent
 from trainplane.v1.job_pb2 import Job
+from trainplane.v1.job_service_pb2 import WatchJobLogsResponse
 from trainplane.v1.log_line_pb2 import LogLine
+from trainplane.v1.metric_pb2 import MetricSeries
 from trainplane.v1.node_pb2 import Node
 from trainplane.v1.training_spec_pb2 import TrainingSpec
 
 QUICK = ClientSettings(
     retry=RetryPolicy(budget=timedelta(seconds=3), first=timedelta(milliseconds=5), ceiling=timedelta(milliseconds=20)),
     watch=WatchPolicy(patience=timedelta(seconds=5), silence=timedelta(seconds=5)),
-    log_poll=timedelta(milliseconds=5),
 )
 KEEP_ALIVE = JobEvent()
 CODES = grpc.StatusCode
@@ -145,6 +146,32 @@ async def test_logs_end_where_they_are_unless_followed(service, client):
             service.lines.append(LogLine(attempt=1, text="last"))
             job.end_time.FromSeconds(1)
     assert seen == ["0", "1", "2", "last"]
+
+
+async def test_a_log_that_is_followed_goes_on_where_its_stream_broke(service, client):
+    service.add("j", Job.RUNNING).end_time.FromSeconds(1)
+    service.lines = [LogLine(attempt=1, rank=number % 2, text=str(number)) for number in range(5)]
+    first = WatchJobLogsResponse(lines=service.lines[:2], position="2")
+    service.streams = [[first, WatchJobLogsResponse(position="2"), CODES.UNAVAILABLE], [CODES.RESOURCE_EXHAUSTED]]
+    assert [line.text async for line in client.logs("j", follow=True)] == ["0", "1", "2", "3", "4"]
+    assert [call.request.position for call in service.calls if call.method == "WatchJobLogs"] == ["", "2", "2"]
+
+
+async def test_following_the_log_of_no_job_is_refused_at_once(client):
+    with pytest.raises(e.JobNotFound):
+        await anext(client.logs("nobody", follow=True))
+
+
+async def test_metrics_are_points_by_name(service, client):
+    service.add("j", Job.RUNNING)
+    service.series = [MetricSeries(name="loss", steps=[1, 40], values=[2.5, 1.0])]
+    assert await client.metrics("j", max_points=50) == {"loss": ((1, 2.5), (40, 1.0))}
+    assert service.calls[-1].request.max_points == 50
+
+
+async def test_backends_come_with_their_schemas(client):
+    (only,) = await client.backends()
+    assert (only.name, dict(only.schema)) == ("peft", {"type": "object"})
 
 
 async def test_artifacts_nodes_and_cancel_answer_what_there_is(service, client):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from controlplane.domain import news as n
 from controlplane.domain.attempt import AttemptState
+from controlplane.domain.errors import JobNotFound
 from controlplane.domain.job import Progress, State
+from controlplane.domain.metrics import Measured
 from controlplane.domain.node import AttemptRef
 from controlplane.engine.ports import OutcomeUnknown
 from controlplane.engine.requests import AttemptReports, Output, OutputFile, Report, ReportBatch
@@ -214,3 +217,67 @@ async def test_the_end_of_a_job_erases_its_secrets_but_the_delivery_s(tmp_path):
         sealed = [await here.store.read(lambda tx, u=r.job_uid: tx.sealed_secrets(u)) for r in (plain, told)]
         assert sealed[0].sealed == b""
         assert here.vault.open(sealed[1].sealed, uid=told.job_uid) == {"callbacks.auth_header": "Bearer canary"}
+
+
+def points(*steps, **series):
+    return Report(0, None, measured=Measured(list(steps), series or {"loss": [1.0 / step for step in steps]}))
+
+
+async def report(agent, ref, first, *reports):
+    rows = AttemptReports(ref, first, list(reports))
+    return await agent.world.intake.report(ReportBatch(agent.node, agent.incarnation, [rows]))
+
+
+async def shown(here, job_id="j", most=500):
+    curves = await here.metrics.curves(job_id, project="default", most=most)
+    return {name: dict(zip(curve.steps, curve.values, strict=True)) for name, curve in curves.items()}
+
+
+async def test_points_are_recorded_once_and_are_no_event(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        assert await shown(here) == {}
+        started = Report(0, n.Started(1))
+        assert applied(await report(agent, ref, 1, started, points(1, 2), points(3))) == [(3, False)]
+        assert applied(await report(agent, ref, 1, started, points(1, 2), points(3))) == [(3, False)]
+        assert applied(await report(agent, ref, 3, points(3), points(4, loss=[0.25], grad_norm=[7.0]))) == [(4, False)]
+        assert await shown(here) == {"loss": {1: 1.0, 2: 0.5, 3: 1 / 3, 4: 0.25}, "grad_norm": {4: 7.0}}
+        assert await here.types("j") == ["job.queued", "job.starting", "job.started"]
+        with pytest.raises(JobNotFound):
+            await shown(here, "k")
+
+
+async def test_points_of_an_attempt_that_is_over_are_not_recorded_and_count(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        ends = Report(0, n.Failed(1, "TRAINER_CRASHED", ""))
+        assert applied(await report(agent, ref, 1, Report(0, n.Started(1)), points(1), ends, points(2))) == [(4, False)]
+        assert await shown(here) == {"loss": {1: 1.0}}
+
+
+async def test_a_later_attempt_s_points_replace_those_from_its_first_step_on(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        first = [points(step, loss=[1.0]) for step in range(1, 6)]
+        await report(agent, ref, 1, Report(0, n.Started(1)), *first, Report(0, n.Failed(1, "TRAINER_CRASHED", "")))
+        await here.store.write(
+            lambda tx: tx.save_jobs([replace(tx.job(ref.job_uid), state=State.QUEUED, not_before_us=0)])
+        )
+        await here.dispatcher.round()
+        again = AttemptRef(ref.job_uid, 2)
+        await agent.claim(again)
+        await report(agent, again, 1, Report(0, n.Started(2)), points(4, loss=[2.0]))
+        assert await shown(here) == {"loss": {1: 1.0, 2: 1.0, 3: 1.0, 4: 2.0}}
+
+
+async def test_a_long_curve_is_read_page_by_page_and_thinned(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        await report(agent, ref, 1, Report(0, n.Started(1)))
+        for first in range(0, 1000, 100):
+            chunks = [points(*range(1 + at * 5, 6 + at * 5)) for at in range(first, first + 100)]
+            await report(agent, ref, 2 + first, *chunks)
+        assert len((await shown(here, most=5000))["loss"]) == 5000
+        thin = (await shown(here, most=100))["loss"]
+        assert len(thin) <= 100
+        assert {1, 5000} <= set(thin)

@@ -11,9 +11,8 @@ from controlplane.domain import news as n
 from controlplane.domain.artifact import Log
 from controlplane.domain.errors import JobNotFound
 from controlplane.domain.node import AttemptRef
-from controlplane.engine import jobs as jobs_module
 from controlplane.engine import logs as logs_module
-from controlplane.engine.jobs import LogPosition
+from controlplane.engine.log_reading import READ_BYTES, LogPage, LogPosition
 from controlplane.engine.requests import LogChunk
 from tests.support.world import Agent, world
 
@@ -32,9 +31,9 @@ async def chunk(here, ref, offset, data, *, node="gpu-01", rank=0):
 async def read_all(here, *, limit=10, start=None):
     lines, position = [], start or LogPosition()
     for _ in range(10_000):
-        page = await here.jobs.log_page("j", project="default", start=position, limit=limit)
+        page = await here.log_reader.page("j", project="default", start=position, limit=limit)
         assert len(page.lines) <= limit
-        lines += page.lines
+        lines += [(line.attempt, line.rank, line.text) for line in page.lines]
         if page.following is None or page.following == position:
             return lines, page.following
         position = page.following
@@ -112,10 +111,26 @@ async def test_a_line_that_is_being_written_is_not_shown_in_halves(tmp_path):
         assert ([text for _, _, text in lines], position) == (["last words"], None)
 
 
+async def test_a_reader_of_pages_of_a_running_job_misses_no_rank_s_later_lines(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        await chunk(here, ref, 0, b"a1\nhal")
+        await chunk(here, ref, 0, b"b1\n", rank=1)
+        lines, position = await read_all(here)
+        assert lines == [(1, 0, "a1"), (1, 1, "b1")]
+        await chunk(here, ref, 6, b"f\na3\n")
+        await chunk(here, ref, 3, b"b2\n", rank=1)
+        await chunk(here, ref, 0, b"c1\n", rank=2)
+        await end(agent, ref)
+        lines, position = await read_all(here, start=position)
+        assert lines == [(1, 0, "half"), (1, 0, "a3"), (1, 1, "b2"), (1, 2, "c1")]
+        assert position is None
+
+
 async def test_a_line_larger_than_a_read_is_shown_in_pieces(tmp_path):
     async with world(tmp_path) as here:
         agent, ref = await placed(here)
-        size = jobs_module._READ_BYTES * 2 + 10
+        size = READ_BYTES * 2 + 10
         for begin in range(0, size, 256 * 1024):
             await chunk(here, ref, begin, b"x" * min(256 * 1024, size - begin))
         await chunk(here, ref, size, b"\nend\n")
@@ -145,13 +160,13 @@ async def test_a_log_whose_bytes_are_gone_is_an_empty_one(tmp_path):
 async def test_a_job_without_logs_has_an_empty_page_and_one_that_is_not_there_is_not_found(tmp_path):
     async with world(tmp_path) as here:
         agent, ref = await placed(here)
-        page = await here.jobs.log_page("j", project="default", start=LogPosition(), limit=5)
-        assert (page.lines, page.following) == ([], LogPosition())
+        page = await here.log_reader.page("j", project="default", start=LogPosition(), limit=5)
+        assert page == LogPage([], LogPosition())
         await end(agent, ref)
-        page = await here.jobs.log_page("j", project="default", start=LogPosition(), limit=5)
-        assert (page.lines, page.following) == ([], None)
+        page = await here.log_reader.page("j", project="default", start=LogPosition(), limit=5)
+        assert page == LogPage([], None)
         with pytest.raises(JobNotFound):
-            await here.jobs.log_page("k", project="default", start=LogPosition(), limit=5)
+            await here.log_reader.page("k", project="default", start=LogPosition(), limit=5)
 
 
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "logs/../../x", "a/../../x"])

@@ -84,6 +84,10 @@ class CannedJobs(job_service_pb2_grpc.JobServiceServicer):
         self._note(request, context)
         return job_pb2.Job(job_id="submitted")
 
+    async def SubmitBackendTraining(self, request: Any, context: Any) -> job_pb2.Job:  # noqa: N802
+        self._note(request, context)
+        return job_pb2.Job(job_id="submitted")
+
     async def CancelJob(self, request: Any, context: Any) -> job_pb2.Job:  # noqa: N802
         self._note(request, context)
         return job_pb2.Job(job_id=request.job_id, state=job_pb2.Job.CANCELLED)
@@ -133,6 +137,10 @@ class CannedJobs(job_service_pb2_grpc.JobServiceServicer):
             yield _event(2)
         finally:
             self.ended.set()
+
+    async def StreamLogs(self, request: Any, context: Any) -> AsyncIterator[HttpBody]:  # noqa: N802
+        self._note(request, context)
+        yield HttpBody(content_type="text/event-stream", data=b"event: end\ndata: {}\n\n")
 
     async def _until_held_back(self, context: Any) -> None:
         chunk = HttpBody(content_type="text/event-stream", data=b": " + b"x" * 65_536 + b"\n\n")

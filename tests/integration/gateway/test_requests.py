@@ -34,6 +34,23 @@ async def test_the_body_of_a_submit_arrives_byte_for_byte(gateway, control_plane
     assert control_plane.seen.request.content_type == "application/json"
 
 
+@pytest.mark.parametrize("body", [b'{"backend": "x", "a": 1, "a": 2}', b"", b"\xff\xfe\x00 not text", b"[" * 5000])
+async def test_the_body_sent_to_a_backend_arrives_byte_for_byte_with_the_backend_s_name(gateway, control_plane, body):
+    answer = await post_json(gateway, "/backends/my-engine_2/train", body)
+    assert (answer.status, answer.json["job_id"]) == (200, "submitted")
+    assert control_plane.seen.request.backend == "my-engine_2"
+    assert control_plane.seen.request.body.data == body
+    assert control_plane.seen.request.body.content_type == "application/json"
+
+
+@pytest.mark.parametrize("query", ["body.data=x", "backend=other", "data=x", "body=x"])
+async def test_nothing_of_a_submit_to_a_backend_can_be_set_by_the_query(gateway, control_plane, query):
+    calls = control_plane.seen.calls
+    answer = await post_json(gateway, f"/backends/peft/train?{query}", b"{}")
+    assert_error(answer, 400, INVALID_ARGUMENT, "UNKNOWN_QUERY_PARAMETER")
+    assert control_plane.seen.calls == calls
+
+
 async def test_a_body_of_exactly_the_limit_is_accepted(gateway, control_plane):
     assert (await post_json(gateway, "/train", b" " * BODY_LIMIT)).status == 200
     assert control_plane.seen.request.data == b" " * BODY_LIMIT

@@ -38,6 +38,18 @@ async def test_last_event_id_and_after_sequence_reach_the_control_plane(gateway,
     assert control_plane.seen.request.after_sequence == 7
 
 
+async def test_where_a_log_is_resumed_reaches_the_control_plane(gateway, control_plane):
+    async with opened(gateway, "/train/abc/logs:watch?position=1.0-5", last_event_id="2.0-77") as (
+        status,
+        headers,
+        got,
+    ):
+        assert (status, headers["content-type"]) == (200, "text/event-stream")
+        assert await asyncio.wait_for(read_chunk(got), 10) == b"event: end\ndata: {}\n\n"
+    assert control_plane.seen.metadata["last-event-id"] == "2.0-77"
+    assert (control_plane.seen.request.job_id, control_plane.seen.request.position) == ("abc", "1.0-5")
+
+
 async def test_a_reader_that_goes_away_ends_the_call(gateway, control_plane):
     jobs = control_plane.jobs
     jobs.next_event.clear()
@@ -73,5 +85,6 @@ async def test_a_stream_may_be_silent_for_longer_than_the_keep_alives_and_has_no
     watch = routes["trainplane.v1.JobService/StreamEvents"]["route"]
     assert float(watch["timeout"].removesuffix("s")) == 0
     assert float(watch["idle_timeout"].removesuffix("s")) > 2 * KEEP_ALIVE_SECONDS
+    assert routes["trainplane.v1.JobService/StreamLogs"]["route"] == watch
     unary = routes["trainplane.v1.JobService/GetJob"]["route"]
     assert unary["timeout"] == "15s"

@@ -75,7 +75,7 @@ async def test_a_position_far_beyond_the_end_is_an_empty_page(tmp_path):
         await here.submissions.submit(Asked(spec("j"), "default"))
         far = 2**53 - 1
         events = await jobs.ListJobEvents(service.ListJobEventsRequest(job_id="j", page_token=token(far)))
-        logs = await jobs.ListJobLogs(service.ListJobLogsRequest(job_id="j", page_token=token(far, far, far)))
+        logs = await jobs.ListJobLogs(service.ListJobLogsRequest(job_id="j", page_token="999999999.0-999999999999999"))
         listed = await jobs.ListJobs(service.ListJobsRequest(page_token=token("0")))
         assert (list(events.events), list(logs.lines), list(listed.jobs)) == ([], [], [])
 
@@ -137,6 +137,9 @@ async def test_a_job_that_cannot_be_is_not_found_by_any_call(tmp_path, name):
             jobs.ListJobEvents(service.ListJobEventsRequest(job_id=name)),
             jobs.ListJobLogs(service.ListJobLogsRequest(job_id=name)),
             jobs.ListArtifacts(service.ListArtifactsRequest(job_id=name)),
+            jobs.ListMetrics(service.ListMetricsRequest(job_id=name)),
+            jobs.WatchJobLogs(service.WatchJobLogsRequest(job_id=name)).read(),
+            jobs.StreamLogs(service.StreamLogsRequest(job_id=name)).read(),
             jobs.WatchJob(service.WatchJobRequest(job_id=name)).read(),
             jobs.StreamEvents(service.StreamEventsRequest(job_id=name)).read(),
         ):

@@ -42,6 +42,15 @@ def line(kind: str, **fields: Any) -> bytes:
         (line("stopped", reason="A"), report_pb2.Report(time=STAMP, stopped=report_pb2.Stopped(reason="A"))),
         (line("finished"), report_pb2.Report(time=STAMP, finished=report_pb2.Finished())),
         (
+            line("metrics", series={"step": [1, 2], "loss": [2.5, 2]}),
+            report_pb2.Report(
+                time=STAMP,
+                measured=report_pb2.Measured(
+                    steps=[1, 2], series=[report_pb2.Measured.Series(name="loss", values=[2.5, 2.0])]
+                ),
+            ),
+        ),
+        (
             line(
                 "published",
                 output_uri="file:///o",
@@ -87,10 +96,25 @@ def test_every_kind_of_line_becomes_its_report(written: bytes, expected: report_
         line("progress", step=1).replace(b'"step": 1', b'"loss": 1e999'),
         line("progress", step="1"),
         line("published", output_uri="x"),
+        line("metrics"),
+        line("metrics", series={"loss": [1]}),
+        line("metrics", series={"step": [], "loss": []}),
+        line("metrics", series={"step": [1, 2], "loss": [1]}),
+        line("metrics", series={"step": [1], "loss": ["1"]}),
+        line("metrics", series={"step": [1], "loss": [[]]}),
+        line("metrics", series={"step": [1], "loss": [float("nan")]}),
+        line("metrics", series={"step": [1], "loss": [1]}).replace(b'"loss": [1]', b'"loss": [1e999]'),
+        line("metrics", series={"step": [1.5], "loss": [1]}),
+        line("metrics", series=[1]),
     ],
 )
 def test_a_line_that_cannot_be_read_still_counts(written: bytes) -> None:
     assert convert.report(written) == report_pb2.Report(unreadable=report_pb2.Unreadable())
+
+
+def test_a_value_that_is_missing_at_a_step_is_told_as_such() -> None:
+    got = convert.report(line("metrics", series={"step": [1, 2], "grad_norm": [None, 0.5]})).measured
+    assert str(list(got.series[0].values)) == "[nan, 0.5]"
 
 
 @given(st.binary(max_size=200))

@@ -74,7 +74,7 @@ def test_real_training_has_no_options():
 
 
 def test_every_engine_is_found_by_its_name_and_no_other():
-    for name, backend in backends.BACKENDS.items():
+    for name, backend in backends.OURS.items():
         assert backends.find(name) is backend
         assert backend.name == name
     assert backends.find("turbo") is None

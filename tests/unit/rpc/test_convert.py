@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,18 @@ from controlplane.domain.attempt import AttemptState
 from controlplane.domain.errors import InvalidArgument, InvalidSpec
 from controlplane.domain.event import Event, EventType, stored
 from controlplane.domain.job import JobRecord, Progress, State
+from controlplane.domain.metrics import Curve
 from controlplane.domain.placement import capacities
 from controlplane.domain.spec import Rules
 from controlplane.engine.jobs import JobView
+from controlplane.engine.log_reading import Line
 from controlplane.engine.nodes import NodeView
 from controlplane.rpc import convert
+from controlplane.rpc.backends import BackendService
 from tests.support import builders
 from tests.support.bad_requests import CANARIES
+from trainplane import backends
+from trainplane.v1 import job_service_pb2
 from trainplane.v1.training_spec_pb2 import TrainingSpec
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "json"
@@ -262,6 +268,30 @@ def test_the_json_of_a_node_is_as_committed():
     node = builders.node(gpus=2)
     free = capacities([node], [])[0]
     golden("node.json", convert.node_message(NodeView(node, {1: "unique-train-id"}, free.cpus, free.memory_bytes)))
+
+
+def test_the_json_of_metrics_and_logs_is_as_committed():
+    curve = Curve(array("q", [1, 40, 300]), array("d", [2.5, 1.92, 0.1]))
+    made = job_service_pb2.ListMetricsResponse(series=[convert.series_message("loss", curve)])
+    golden("metrics.json", made)
+    line = convert.line_message(Line(2, 3, "step 40: loss 1.92", 1234))
+    golden("logs.json", job_service_pb2.ListJobLogsResponse(lines=[line], next_page_token="2.0-77.3-1234"))
+
+
+def test_the_json_of_the_backends_is_as_committed():
+    listed = BackendService(Rules(dev_mode=True)).listed
+    for shown in printed(listed)["backends"]:
+        engine = backends.find(shown["name"])
+        assert shown["schema"] == specs.backend_schema(engine)
+    # What the schema says has its own golden file, and the fields of a Struct have no order.
+    for each in listed.backends:
+        each.schema.Clear()
+        each.schema.update({"type": "object"})
+    golden("backends.json", listed)
+
+
+def test_outside_dev_mode_the_fake_trainer_is_not_listed():
+    assert [each.name for each in BackendService(Rules()).listed.backends] == ["peft"]
 
 
 def test_a_node_that_is_overcommitted_shows_nothing_free_rather_than_less():

@@ -20,8 +20,9 @@ _SEEN = {
     "NOT_YET_SUPPORTED",
     "EMPTY",
 }
-#: What only somebody else knows: a backend its options, PEFT its configuration, a URI's scheme its meaning.
-_ELSEWHERE = ("backend_options.", "customization.peft.config.", "datasets[0].source")
+#: What only somebody else knows: an installation its backends, a backend its options, PEFT its configuration, a URI's
+#: scheme its meaning.
+_ELSEWHERE = ("backend", "customization.peft.config.", "datasets[0].source")
 VALIDATOR = Draft202012Validator(json_schema())
 
 

@@ -82,7 +82,52 @@ def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_tim
 
 def test_every_kind_on_the_wire_is_known_here() -> None:
     kinds = {field.name for field in report_pb2.Report.DESCRIPTOR.oneofs_by_name["news"].fields}
-    assert kinds == {*reports._NEWS, "progressed", "published", "unreadable"}
+    assert kinds == {*reports._NEWS, "progressed", "published", "measured", "unreadable"}
+
+
+def measured(steps: list[int], **series: list[float]) -> report_pb2.Report:
+    rows = [report_pb2.Measured.Series(name=name, values=values) for name, values in series.items()]
+    return report_pb2.Report(measured=report_pb2.Measured(steps=steps, series=rows))
+
+
+def test_points_arrive_as_they_were_sent_and_are_no_news() -> None:
+    (report,) = read(measured([3, 4, 9], loss=[1.5, math.nan, 1.25], grad_norm=[0.1, 0.2, 0.3]))
+    assert (report.news, report.unreadable) == (None, False)
+    assert report.measured is not None
+    assert report.measured.steps == [3, 4, 9]
+    assert report.measured.series["grad_norm"] == [0.1, 0.2, 0.3]
+    assert str(report.measured.series["loss"]) == "[1.5, nan, 1.25]"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        measured([], loss=[]),
+        measured([1]),
+        measured([1, 2], loss=[1.0]),
+        measured([2, 1], loss=[1.0, 1.0]),
+        measured([1, 1], loss=[1.0, 1.0]),
+        measured([-1], loss=[1.0]),
+        measured([1], loss=[math.inf]),
+        measured([1], **{"loss; DROP TABLE": [1.0]}),
+        measured([1], step=[1.0]),
+        measured([1], **{"l" * 64: [1.0]}),
+        measured([1], **{f"s{number}": [1.0] for number in range(17)}),
+        measured(list(range(501)), loss=[1.0] * 501),
+        report_pb2.Report(
+            measured=report_pb2.Measured(steps=[1], series=[report_pb2.Measured.Series(name="a", values=[1])] * 2)
+        ),
+    ],
+)
+def test_points_that_are_none_count_and_change_nothing(line: report_pb2.Report) -> None:
+    (report,) = read(line)
+    assert report.unreadable
+
+
+def test_a_full_chunk_is_taken() -> None:
+    (report,) = read(measured(list(range(500)), **{f"s{number}": [1.0] * 500 for number in range(16)}))
+    assert report.measured is not None
+    assert len(report.measured.series) == 16
 
 
 def test_the_batch_names_its_attempts_and_where_their_reports_begin() -> None:

@@ -30,7 +30,7 @@ class AttemptReports(_message.Message):
     def __init__(self, attempt: _Optional[_Union[_sync_pb2.AttemptRef, _Mapping]] = ..., first_sequence: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("time", "started", "phase_changed", "progressed", "warned", "failed", "stopped", "finished", "published", "unreadable", "fetched")
+    __slots__ = ("time", "started", "phase_changed", "progressed", "warned", "failed", "stopped", "finished", "published", "unreadable", "fetched", "measured")
     TIME_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     PHASE_CHANGED_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,7 @@ class Report(_message.Message):
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     FETCHED_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
     time: _timestamp_pb2.Timestamp
     started: Started
     phase_changed: PhaseChanged
@@ -53,7 +54,8 @@ class Report(_message.Message):
     published: Published
     unreadable: Unreadable
     fetched: Fetched
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., progressed: _Optional[_Union[Progressed, _Mapping]] = ..., warned: _Optional[_Union[Warned, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., unreadable: _Optional[_Union[Unreadable, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ...) -> None: ...
+    measured: Measured
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., progressed: _Optional[_Union[Progressed, _Mapping]] = ..., warned: _Optional[_Union[Warned, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., unreadable: _Optional[_Union[Unreadable, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., measured: _Optional[_Union[Measured, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("pid",)
@@ -141,6 +143,21 @@ class Published(_message.Message):
     manifest_digest: str
     files: _containers.RepeatedCompositeFieldContainer[Published.File]
     def __init__(self, output_uri: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., files: _Optional[_Iterable[_Union[Published.File, _Mapping]]] = ...) -> None: ...
+
+class Measured(_message.Message):
+    __slots__ = ("steps", "series")
+    class Series(_message.Message):
+        __slots__ = ("name", "values")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        values: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    series: _containers.RepeatedCompositeFieldContainer[Measured.Series]
+    def __init__(self, steps: _Optional[_Iterable[int]] = ..., series: _Optional[_Iterable[_Union[Measured.Series, _Mapping]]] = ...) -> None: ...
 
 class Unreadable(_message.Message):
     __slots__ = ()

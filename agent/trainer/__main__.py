@@ -12,8 +12,9 @@ from agent.trainer import first_line
 
 TYPE_CHECKING = False  # typing's own would be imported before the first report
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
 
     from agent.trainer.reports import Reports
     from agent.trainer.verdict import Verdict
@@ -32,21 +33,27 @@ def main(attempt_directory: str) -> int:
 
     from pathlib import Path
 
-    from agent.trainer import warden
+    from agent.trainer import assignment, isolation, warden
     from agent.trainer.reports import Reports
 
     directory = Path(attempt_directory)
     reports = Reports(directory)
-    return attend(directory, reports, watch=lambda deadline_seconds: warden.start(reports, deadline_seconds))
+
+    def own(document: Mapping[str, Any]) -> None:
+        warden.start(reports, assignment.deadline_seconds(document))
+        isolation.leave_out_libraries(quantizing=assignment.quantizes(document))
+
+    return attend(directory, reports, own=own)
 
 
-def attend(directory: Path, reports: Reports, *, watch: Callable[[float | None], None]) -> int:
+def attend(directory: Path, reports: Reports, *, own: Callable[[Mapping[str, Any]], None]) -> int:
     """Train, and turn whatever happens into a terminal report.
 
     Args:
         directory: the attempt's.
         reports: gets `failed` or `finished`.
-        watch: called with the deadline as soon as it is known, unless there are several ranks: their leader watches.
+        own: called with the assignment before the training, if it is this process that trains: what it does to the
+            process as a whole. Of several ranks the leader keeps the deadline, and each is a process of its own.
 
     Returns:
         The exit status.
@@ -54,7 +61,7 @@ def attend(directory: Path, reports: Reports, *, watch: Callable[[float | None],
     from agent.trainer.verdict import judge, log_to_stderr
 
     log_to_stderr()
-    verdict = judge(lambda: _train(directory, reports, watch))
+    verdict = judge(lambda: _train(directory, reports, own))
     if verdict is not None:
         reports.failed(verdict.reason, verdict.message)
         return FAILED_STATUS
@@ -62,20 +69,19 @@ def attend(directory: Path, reports: Reports, *, watch: Callable[[float | None],
     return 0
 
 
-def _train(directory: Path, reports: Reports, watch: Callable[[float | None], None]) -> Verdict | None:
+def _train(directory: Path, reports: Reports, own: Callable[[Mapping[str, Any]], None]) -> Verdict | None:
     from agent.trainer import assignment
 
     document = assignment.read_document(directory)
-    deadline_seconds = assignment.deadline_seconds(document)
     ranks = assignment.world_size(document)
     if ranks > 1:
         from agent.trainer.leader import lead
 
-        return lead(directory, ranks, deadline_seconds)
+        return lead(directory, ranks, assignment.deadline_seconds(document))
 
     from agent.trainer.training import train_attempt
 
-    watch(deadline_seconds)
+    own(document)
     train_attempt(document, directory, reports)
     return None
 

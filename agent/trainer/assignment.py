@@ -106,6 +106,11 @@ def world_size(document: Mapping[str, Any]) -> int:
     return top.integer("world_size", max(1, len(top.items("devices"))), minimum=1)
 
 
+def quantizes(document: Mapping[str, Any]) -> bool:
+    """Whether the base model will be quantized; read before the rest, since it decides what is imported."""
+    return Fields(document, "").block("spec").block("customization").text("method", "lora") == "qlora"
+
+
 def parse(document: Mapping[str, Any], inputs: Inputs | None = None) -> Assignment:
     """The whole assignment, checked.
 

@@ -39,11 +39,13 @@ def main(attempt_directory: str, rank: int) -> NoReturn:
 
 
 def _train(directory: Path, rank: int) -> None:
-    from agent.trainer import assignment
+    from agent.trainer import assignment, isolation
     from agent.trainer.training import train_attempt
 
     reports = Unheard() if rank else Reports(directory)
-    train_attempt(assignment.read_document(directory), directory, reports, rank=rank)
+    document = assignment.read_document(directory)
+    isolation.leave_out_libraries(quantizing=assignment.quantizes(document))
+    train_attempt(document, directory, reports, rank=rank)
     if rank:
         # Rank 0 still writes the output. A rank that leaves breaks connections, so the leader ends this one, last.
         threading.Event().wait()

@@ -60,7 +60,7 @@ class Attempt:
 
     def run(self) -> int:
         """Train in this process; the exit status."""
-        return attend(self.directory, Reports(self.directory), watch=lambda _deadline: None)
+        return attend(self.directory, Reports(self.directory), own=lambda _document: None)
 
     @property
     def reports(self) -> list[dict[str, Any]]:

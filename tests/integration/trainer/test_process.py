@@ -41,6 +41,15 @@ def test_nothing_is_imported_before_the_first_line(module: str):
     assert imported <= {"__future__", "time"}
 
 
+def test_what_only_a_quantized_base_needs_is_not_loaded_for_another():
+    program = (
+        "import sys; from agent.trainer import isolation; isolation.isolate(()); "
+        "isolation.leave_out_libraries(quantizing=False); import peft; from agent.trainer import model; "
+        "sys.exit(any(name.partition('.')[0] in ('bitsandbytes', 'boto3') for name, found in sys.modules.items() if found))"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 async def test_sigterm_ends_a_training_at_once_with_143_and_no_last_word(attempt: Attempt, start: Any):
     attempt.assign(tuning_parameters={"max_steps": 1_000_000})
     process = start("agent.trainer", attempt.directory)

@@ -24,7 +24,7 @@ TRAINER = "agent.trainer"
 RANKS = 4
 #: 26 rows make a last batch of two in every epoch: fewer than there are ranks.
 ROWS = [{"prompt": f"What is {n}? ", "completion": f"It is {n}." + " Yes, it is." * (n % 5)} for n in range(26)]
-STARTED_SECONDS = 120.0
+STARTED_SECONDS = 160.0
 """Four ranks import torch and peft on a machine of two cores that runs other tests too."""
 
 

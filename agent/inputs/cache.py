@@ -117,6 +117,8 @@ class ModelCache:
         Raises:
             InputError: from `fill`; or DISK_FULL.
         """
+        # Gated models are nobody's business but this user's.
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         entry.notes.mkdir(parents=True, exist_ok=True)
         _link(entry.notes / "uses" / user.name, user)
         with _locked(entry.notes / "lock", waiting=waiting):

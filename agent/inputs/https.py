@@ -47,7 +47,7 @@ class Download:
         field: the spec's field that names it, for messages.
         limit_bytes: how large it may be.
         rules: which addresses may be reached beside the public internet.
-        ca_bundle: PEM file of authorities; None: the system's.
+        ca_bundle: PEM file of authorities to trust beside the system's.
     """
 
     url: str
@@ -121,7 +121,7 @@ class Download:
         if parts.scheme != "https" or not parts.hostname or parts.username is not None:
             raise InputError(STORAGE_DENIED, f"{self.field}: it leads to what is no plain https address")
         connection = _Pinned(parts.hostname, parts.port or 443, addresses=self._addresses(parts.hostname, parts.port))
-        connection.tls = ssl.create_default_context(cafile=self.ca_bundle)
+        connection.tls = trusting(self.ca_bundle)
         path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
         with closing(connection):
             connection.request(
@@ -162,6 +162,14 @@ class Download:
 
     def _unavailable(self, why: str) -> InputError:
         return InputError(STORAGE_UNAVAILABLE, f"{self.field}: it does not come: {why}")
+
+
+def trusting(ca_bundle: str | None) -> ssl.SSLContext:
+    """TLS that trusts the system's authorities, and those of a PEM file."""
+    context = ssl.create_default_context()
+    if ca_bundle is not None:
+        context.load_verify_locations(cafile=ca_bundle)
+    return context
 
 
 class _Pinned(http.client.HTTPConnection):

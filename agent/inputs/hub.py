@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agent.inputs.failures import (
@@ -22,6 +22,7 @@ from agent.inputs.failures import (
     InputError,
     is_disk_full,
 )
+from agent.inputs.https import trusting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,7 @@ class Hub:
         endpoint: its URL.
         token: None: as nobody.
         home: a directory for the library's own files; no token is ever among them.
-        ca_bundle: PEM file of authorities; None: the system's.
+        ca_bundle: PEM file of authorities to trust beside the system's.
     """
 
     endpoint: str
@@ -139,19 +140,7 @@ class Hub:
         return other if any(file.name.endswith(".safetensors") for file in there.files) else None
 
     def _library(self) -> Any:
-        os.environ.pop("HF_TOKEN", None)
-        os.environ.update(_ENVIRONMENT, HF_HOME=str(self.home))
-        import httpx2
-        import huggingface_hub
-        from huggingface_hub.utils import logging
-
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        if self.ca_bundle is not None:
-            context = ssl.create_default_context(cafile=self.ca_bundle)
-            huggingface_hub.set_client_factory(
-                lambda: httpx2.Client(verify=context, follow_redirects=True, timeout=None)
-            )
-        return huggingface_hub
+        return _configured(self.home, self.ca_bundle)
 
     @contextmanager
     def _blaming(self, name: str, revision: str) -> Iterator[None]:
@@ -208,6 +197,22 @@ class Hub:
             return InputError(DISK_FULL, "base_model.model_name: the disk of the node's model cache is full")
         why = said or type(error).__name__
         return InputError(HUB_UNAVAILABLE, f"base_model.model_name: the hub {self.endpoint} does not serve: {why}")
+
+
+@cache
+def _configured(home: Path, ca_bundle: str | None) -> Any:
+    """The library, made to behave; once, for a new client of its closes the one that downloads use."""
+    os.environ.pop("HF_TOKEN", None)
+    os.environ.update(_ENVIRONMENT, HF_HOME=str(home))
+    import httpx2
+    import huggingface_hub
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if ca_bundle is not None:
+        context = trusting(ca_bundle)
+        huggingface_hub.set_client_factory(lambda: httpx2.Client(verify=context, follow_redirects=True, timeout=None))
+    return huggingface_hub
 
 
 def is_whole(path: Path, file: RemoteFile) -> bool:

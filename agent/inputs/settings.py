@@ -20,7 +20,7 @@ class InputSettings:
         cache_bytes: how much the cache may hold; what jobs use now is kept beyond it.
         hub_endpoint: URL of the model hub, or of a mirror of it.
         hub_token_file: file with the platform's own hub token, for jobs without one.
-        ca_bundle: PEM file of the authorities that certificates are checked against; None: the system's.
+        ca_bundle: PEM file of authorities to trust beside the system's.
         allowed_hosts: names, or `*.name`, that https downloads may reach whatever their addresses are.
         allowed_networks: networks beside the public internet that https downloads may reach.
     """

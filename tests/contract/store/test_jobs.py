@@ -154,6 +154,18 @@ async def test_the_effective_spec_is_empty_before_it_is_set(store):
     assert await store.read(lambda tx: tx.effective_spec(made.uid)) == '{"rank":8}'
 
 
+async def test_the_commit_of_the_base_model_is_shown_once_it_is_known(store):
+    made = job()
+    await store.write(lambda tx: tx.insert_jobs([new_job(made)]))
+
+    def shown(tx):
+        return tx.record(made.project, made.job_id).base_model_commit
+
+    assert await store.read(shown) == ""
+    await store.write(lambda tx: tx.set_base_model_commit(made.uid, "0123abcd"))
+    assert await store.read(shown) == "0123abcd"
+
+
 class TestAList:
     """Four jobs, oldest first: a QUEUED, b RUNNING, c SUCCEEDED, d QUEUED; a and c of team nlp, c of tier gold too."""
 

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.fetching import Fetching, FetchPace
+from agent.inputs.failures import InputError
+from agent.inputs.settings import InputSettings
+from agent.journal import FileJournal
+from agent.launch import child_environment
+from agent.run import Assignment, AttemptKey
+from agent.storage.access import StorageSettings
+from agent.uploader.fetcher import Fetcher
 from tests.integration.agent.conftest import Agent, until
 from tests.support.hub import HubMirror
 
@@ -227,6 +235,22 @@ async def test_no_secret_is_on_disk_in_a_log_or_in_a_process_list_while_it_fetch
     holding = [path for path in agent.data_dir.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     assert holding == []
     assert TOKEN not in agent.log
+
+
+async def test_a_hub_that_stays_down_ends_the_attempt_after_its_tries(tmp_path: Path) -> None:
+    settings = InputSettings(cache_dir=str(tmp_path / "cache"), cache_bytes=1, hub_endpoint="http://127.0.0.1:1")
+    fetcher = Fetcher(child_environment(), settings, StorageSettings(), {}, tmp_path)
+    journal = FileJournal(tmp_path / "agent")
+    key = AttemptKey("JOB", 1)
+    journal.create(key, b"n" * 16, "boot")
+    assignment = Assignment(key, "j", "default", spec(tmp_path), (), None)
+    pace = FetchPace(tries=3, first_pause_seconds=0.01)
+    lines: list[Any] = []
+    with pytest.raises(InputError) as caught:
+        await Fetching(journal, fetcher, pace).carry_out(assignment, {}, lines.append)
+    assert caught.value.reason == "HUB_UNAVAILABLE"
+    assert [line["phase"] for line in lines] == ["FETCHING_MODEL"] * len(lines)
+    assert sum("trying again" in line["message"] for line in lines) == 2
 
 
 def _shown_of_children(pid: int) -> list[bytes]:

@@ -281,3 +281,22 @@ async def test_a_long_curve_is_read_page_by_page_and_thinned(tmp_path):
         thin = (await shown(here, most=100))["loss"]
         assert len(thin) <= 100
         assert {1, 5000} <= set(thin)
+
+
+@in_virtual_time
+async def test_the_commit_that_an_attempt_fetched_is_the_jobs_and_starts_nothing(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        fetching = n.PhaseChanged(1, "FETCHING_MODEL", "1 of 13 GB")
+        assert applied(await agent.report(ref, 1, fetching, n.Fetched(1, "0123abcd"))) == [(2, False)]
+        record = (await here.jobs.get("j", project="default")).record
+        assert (record.base_model_commit, record.job.state) == ("0123abcd", State.STARTING)
+        assert (record.job.phase, record.job.message) == ("FETCHING_MODEL", "1 of 13 GB")
+        assert applied(await agent.report(ref, 3, n.Started(1), n.Failed(1, "TRAINER_CRASHED", "x"))) == [(4, False)]
+        assert applied(await agent.report(ref, 5, n.Fetched(1, "late"))) == [(5, False)]
+        async with here.loops("dispatcher"):
+            await asyncio.sleep(10)
+        assert (await here.job("j")).attempt == 2
+        assert applied(await agent.report(ref, 6, n.Fetched(1, "of another attempt"))) == [(6, False)]
+        record = (await here.jobs.get("j", project="default")).record
+        assert record.base_model_commit == "late"

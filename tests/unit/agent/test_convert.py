@@ -31,6 +31,16 @@ def line(kind: str, **fields: Any) -> bytes:
             report_pb2.Report(time=STAMP, phase_changed=report_pb2.PhaseChanged(phase="TRAINING")),
         ),
         (
+            line("phase", phase="FETCHING_MODEL", message="1 of 13 GB"),
+            report_pb2.Report(
+                time=STAMP, phase_changed=report_pb2.PhaseChanged(phase="FETCHING_MODEL", message="1 of 13 GB")
+            ),
+        ),
+        (
+            line("fetched", base_model_commit="0123abcd"),
+            report_pb2.Report(time=STAMP, fetched=report_pb2.Fetched(base_model_commit="0123abcd")),
+        ),
+        (
             line("progress", step=1, total_steps=9, loss=2.5, grad_norm=None, something_new=3),
             report_pb2.Report(time=STAMP, progressed=report_pb2.Progressed(step=1, total_steps=9, loss=2.5)),
         ),

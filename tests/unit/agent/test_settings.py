@@ -54,7 +54,18 @@ def test_a_settings_file_that_is_not_there_is_an_error(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("node", "a.b"), ("node", ""), ("gpus", "A100"), ("gpus", "0xA100"), ("cpus", 0), ("memory_gb", -1)],
+    [
+        ("hub_endpoint", "https://user:password@hub"),
+        ("hub_endpoint", "hub.internal"),
+        ("cache_gb", 0),
+        ("allowed_networks", ("10.0.0.0/33",)),
+        ("node", "a.b"),
+        ("node", ""),
+        ("gpus", "A100"),
+        ("gpus", "0xA100"),
+        ("cpus", 0),
+        ("memory_gb", -1),
+    ],
 )
 def test_a_wrong_value_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
@@ -111,3 +122,17 @@ def test_the_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture
         "--model-root",
     }
     assert "--end-trainers-on-exit" in flags
+
+
+def test_the_hub_is_the_settings_else_the_environments_else_the_public_one(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("HF_ENDPOINT", raising=False)
+    assert settings.load({}).inputs().hub_endpoint == "https://huggingface.co"
+    environment.setenv("HF_ENDPOINT", "https://mirror.internal/")
+    assert settings.load({}).inputs().hub_endpoint == "https://mirror.internal"
+    assert settings.load({"hub_endpoint": "http://other"}).inputs().hub_endpoint == "http://other"
+
+
+def test_models_are_kept_below_the_data_directory_unless_a_setting_says_where(tmp_path: Path) -> None:
+    kept = settings.load({"data_dir": str(tmp_path), "cache_gb": 2}).inputs()
+    assert (kept.cache_dir, kept.cache_bytes) == (str(tmp_path / "cache"), 2 << 30)
+    assert settings.load({"cache_dir": "/models"}).inputs().cache_dir == "/models"

@@ -45,6 +45,8 @@ def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_tim
         files=[report_pb2.Published.File(path="a/b", size_bytes=5, sha256="cd" * 32)],
     )
     lines = [
+        report_pb2.Report(phase_changed=report_pb2.PhaseChanged(phase="FETCHING_MODEL", message="1 of 13 GB")),
+        report_pb2.Report(fetched=report_pb2.Fetched(base_model_commit="0123abcd")),
         report_pb2.Report(started=report_pb2.Started(pid=5)),
         report_pb2.Report(phase_changed=report_pb2.PhaseChanged(phase="TRAINING")),
         progressed(
@@ -67,6 +69,8 @@ def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_tim
     progress = Progress(1, 2, 0.5, 1.5, 1e-4, 2.0, 9.0, 4.0, TIME_US + 2_500_000)
     output = Output("file:///out", "ab" * 32, (OutputFile("a/b", 5, "cd" * 32),))
     assert read(*lines) == [
+        Report(TIME_US, news.PhaseChanged(3, "FETCHING_MODEL", "1 of 13 GB")),
+        Report(TIME_US, news.Fetched(3, "0123abcd")),
         Report(TIME_US, news.Started(3)),
         Report(TIME_US, news.PhaseChanged(3, "TRAINING")),
         Report(TIME_US, news.Progressed(3, progress)),

@@ -48,6 +48,8 @@ def report(kind, **fields):
 report("started", pid=os.getpid())
 spec = json.load(open(directory + "/assignment.json"))["spec"]
 print("saying", spec["backend_options"]["say"])
+with open(directory + "/logs/rank-1.log", "w") as second:
+    second.write("rank one has nothing to say\\\\n")
 report("metrics", series={"step": [1, 2, 3], "loss": [3.0, 2.0, 1.5], "grad_norm": [None, 0.5, 0.25]})
 os.makedirs(directory + "/output", exist_ok=True)
 with open(directory + "/output/said.txt", "w") as output:
@@ -98,7 +100,8 @@ async def test_a_third_party_s_engine_trains_a_job_that_was_sent_to_its_address(
     assert job["spec"]["backend"] == job["effective_spec"]["backend"] == "echo"
     await eventually(lambda: stack.http("GET", "/train/echo-1")[1]["state"] == "SUCCEEDED", deadline_seconds=40)
     assert (tmp_path / "out" / "said.txt").read_text() == "hello"
-    assert [line["text"] for line in stack.http("GET", "/train/echo-1/logs")[1]["lines"]] == ["saying hello"]
+    lines = stack.http("GET", "/train/echo-1/logs")[1]["lines"]
+    assert [(line["rank"], line["text"]) for line in lines] == [(0, "saying hello"), (1, "rank one has nothing to say")]
     assert stack.http("GET", "/train/echo-1/metrics")[1]["series"] == [
         {"name": "grad_norm", "steps": [2, 3], "values": [0.5, 0.25]},
         {"name": "loss", "steps": [1, 2, 3], "values": [3, 2, 1.5]},

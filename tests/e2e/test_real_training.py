@@ -80,6 +80,11 @@ async def test_a_post_trains_a_model_that_plain_peft_loads_though_its_agent_is_k
     events = stack.http("GET", "/train/real/events")[1]["events"]
     losses = [event["progress"]["loss"] for event in events if event["type"] == "job.progress"]
     assert losses[-1] < 0.8 * losses[0]
+    series = {each["name"]: each for each in stack.http("GET", "/train/real/metrics")[1]["series"]}
+    assert sorted(series) == ["grad_norm", "learning_rate", "loss", "tokens_per_second"]
+    for each in series.values():
+        assert each["steps"] == list(range(1, 481)), each["name"]  # though its agent was killed in between
+    assert abs(series["loss"]["values"][-1] - losses[-1]) < 1e-3
 
     loaded = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOAD, str(model), str(tmp_path / "out")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from trainplane.cli import demo, events, jobs, logs, nodes, submit, up, watch
+from trainplane.cli import demo, events, jobs, logs, metrics, nodes, submit, up, watch
 
 app = typer.Typer(
     name="trainplane",
@@ -23,6 +23,7 @@ app.command("jobs")(jobs.jobs)
 app.command("job")(jobs.job)
 app.command("watch")(watch.watch)
 app.command("logs")(logs.logs)
+app.command("metrics")(metrics.metrics)
 app.command("events")(events.events)
 app.command("cancel")(jobs.cancel)
 app.add_typer(nodes.app, name="nodes")

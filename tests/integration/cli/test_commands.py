@@ -15,6 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_job_service import FakeJobService, serving, status, story
 from trainplane.v1.job_pb2 import Job
 from trainplane.v1.log_line_pb2 import LogLine
+from trainplane.v1.metric_pb2 import MetricSeries
 from trainplane.v1.node_pb2 import Node
 from trainplane.wire import credentials
 
@@ -292,6 +293,17 @@ async def test_events_and_logs_print_lines_and_json_lines(service, cli):
     assert logs.out == "one\ntwo\u241b[31m\n[rank 3] x\n"
     assert "attempt 2" in logs.err
     assert [each["text"] for each in (await cli("logs", "j", "-o", "json")).lines] == ["one", "two\x1b[31m", "x"]
+
+
+async def test_metrics_are_told_in_short_and_as_points(service, cli):
+    service.add("j", Job.RUNNING)
+    assert (await cli("metrics", "j")).out == "no metrics yet\n"
+    service.series = [MetricSeries(name="loss", steps=[1, 2, 300], values=[2.5, 9.0, 0.125])]
+    told = (await cli("metrics", "j")).out
+    assert told.splitlines()[1].split() == ["loss", "1-300", "2.5", "0.125", "0.125", "9"]
+    shown = json.loads((await cli("metrics", "j", "--max-points", "10", "-o", "json")).out)
+    assert shown == {"series": [{"name": "loss", "steps": [1, 2, 300], "values": [2.5, 9.0, 0.125]}]}
+    assert service.calls[-1].request.max_points == 10
 
 
 async def test_watch_of_a_cancelled_job_exits_1(service, cli):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,11 @@ def test_what_cannot_be_had_together_is_told_once(customization: dict[str, Any],
 def test_every_field_named_here_is_one_of_peft_s():
     assert set(LORA) >= ACCEPTED | OWN_PLACES
     assert not ACCEPTED & OWN_PLACES
+
+
+def test_every_field_that_is_taken_is_documented():
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    assert [name for name in sorted(ACCEPTED) if f"`{name}`" not in page] == []
 
 
 def test_the_fields_with_a_place_of_their_own_are_those_that_the_spec_s_judge_compares():

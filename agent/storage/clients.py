@@ -57,12 +57,15 @@ class Clients:
             session = Session()
             provider = _RoleProvider(sts, self._access)
             session.register_component("credential_provider", CredentialResolver([provider]))
-        path_style = {"addressing_style": "path"} if settings.s3_endpoint else {}
+        # A signed payload is one whose SHA-256 goes along: the store checks it, whichever store it is.
+        how: dict[str, Any] = {"payload_signing_enabled": True}
+        if settings.s3_endpoint:
+            how["addressing_style"] = "path"
         made: S3Client = boto3.Session(botocore_session=session, region_name=region).client(
             "s3",
             endpoint_url=settings.s3_endpoint,
             verify=settings.ca_bundle,
-            config=self._config().merge(Config(s3=cast("Any", path_style))),
+            config=self._config().merge(Config(s3=cast("Any", how))),
         )
         return made
 
@@ -74,7 +77,7 @@ class Clients:
             read_timeout=settings.silence_seconds,
             max_pool_connections=self._connections,
             tcp_keepalive=True,
-            # Whole contents are checked by SHA-256 (manifest, put); S3-compatible stores may not know CRC trailers.
+            # Bodies are signed (_made) and contents proven by the manifest; not every store knows CRC trailers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )

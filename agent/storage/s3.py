@@ -1,8 +1,8 @@
 """S3, and stores that speak its language, as storage.
 
-Large contents go in parts, several at a time, each with its SHA-256, which the store checks; what was put is asked for
-its size before it counts as stored. An ETag only tells whether an object is still the same, never what is in it: the
-content is proven by whoever has its SHA-256 (agent.uploader.publishing reads all of it back).
+Large contents go in parts, several at a time, each signed with its SHA-256, which the store checks; what was put is
+asked for its size before it counts as stored. An ETag only tells whether an object is still the same, never what is in
+it: the content is proven by whoever has its SHA-256 (agent.uploader.publishing reads all of it back).
 
 botocore tries each request some times (Clients); here a whole object is tried again, with new credentials where the
 store calls the old ones expired. After that the caller decides.
@@ -10,8 +10,6 @@ store calls the old ones expired. After that the caller decides.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -46,9 +44,14 @@ _FIRST_PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Transfers:
-    """How contents are cut. S3 takes no part below 5 MiB but the last, and no copy in one piece above 5 GiB."""
+    """How contents are cut when they are put, downloaded and copied.
 
-    part_bytes: int = 8 * _MIB
+    S3 takes no part below 5 MiB but the last, and no copy in one piece above 5 GiB. A range is larger than a part:
+    there are stores that look at a whole object for each.
+    """
+
+    part_bytes: int = 16 * _MIB
+    range_bytes: int = 32 * _MIB
     copy_part_bytes: int = 512 * _MIB
     at_a_time: int = 10
 
@@ -69,12 +72,7 @@ class S3Storage:
 
     def put_bytes(self, name: str, data: bytes) -> None:
         """See Storage."""
-        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-        def put(client: S3Client) -> None:
-            client.put_object(Bucket=self._bucket, Key=self._key(name), Body=data, ChecksumSHA256=checksum)
-
-        self._insistently(name, put)
+        self._insistently(name, lambda client: client.put_object(Bucket=self._bucket, Key=self._key(name), Body=data))
 
     def copy(self, name: str, target: str) -> None:
         """See Storage."""
@@ -121,7 +119,8 @@ class S3Storage:
     def names(self) -> Iterator[str]:
         """See Storage."""
         found = self._insistently("", lambda client: list(self._listed(client, self._prefix)))
-        yield from (key.removeprefix(self._prefix) for key in found if key != self._prefix)
+        # A key that ends in `/` is a folder that some console drew.
+        yield from (key.removeprefix(self._prefix) for key in found if not key.endswith("/"))
 
     def remove_below(self, prefix: str) -> None:
         """See Storage. What unfinished uploads left there goes too, as far as these credentials may see it."""
@@ -131,7 +130,7 @@ class S3Storage:
     def _put(self, client: S3Client, name: str, source: Path) -> None:
         size = source.stat().st_size
         with self._manager(client, self._transfers.part_bytes) as manager:
-            manager.upload(str(source), self._bucket, self._key(name), {"ChecksumAlgorithm": "SHA256"}).result()
+            manager.upload(str(source), self._bucket, self._key(name)).result()
         stored, _ = self._stat(client, name)
         if stored != size:
             raise StorageError(f"{self._access.field}: {self._place(name)}: {stored} of {size} bytes were put")
@@ -151,7 +150,7 @@ class S3Storage:
         size, tag = self._stat(client, name)
         aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with self._manager(client, self._transfers.part_bytes) as manager:
+            with self._manager(client, self._transfers.range_bytes) as manager:
                 manager.download(self._bucket, self._key(name), str(aside), subscribers=[_Known(size, tag)]).result()
             found = aside.stat().st_size
             if found != size:
@@ -164,7 +163,16 @@ class S3Storage:
         sync_folder(target.parent)
 
     def _stat(self, client: S3Client, name: str) -> tuple[int, str]:
-        """Size and ETag. Asked for by GET: a refused HEAD has no words, and cannot tell a bucket from an object."""
+        """Size and ETag. A refused HEAD has no words, and cannot tell a bucket from an object: then by GET."""
+        try:
+            head = client.head_object(Bucket=self._bucket, Key=self._key(name))
+        except ClientError as error:
+            if error.operation_name != "HeadObject":
+                raise
+            return self._stat_in_words(client, name)
+        return head["ContentLength"], head["ETag"]
+
+    def _stat_in_words(self, client: S3Client, name: str) -> tuple[int, str]:
         try:
             answer = client.get_object(Bucket=self._bucket, Key=self._key(name), Range="bytes=0-0")
         except ClientError as error:

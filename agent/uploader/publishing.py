@@ -132,11 +132,17 @@ def _copy(output: Output, granted: Manifest) -> None:
 
 def _verify(output: Output, granted: Manifest) -> None:
     for file in granted.files:
-        if manifest.checksum(output.storage.read(file.path)) != (file.size_bytes, file.sha256):
-            raise UploadError(STORAGE_UNAVAILABLE, f"{file.path} below {output.uri} is not what was staged")
+        expected = file.size_bytes, file.sha256
+        if manifest.checksum(output.storage.read(file.path)) == expected:
+            continue
+        words = f"{file.path} below {output.uri} is not what was granted"
+        staged = f"{output.staging}/{file.path}"
+        if not output.storage.exists(staged) or manifest.checksum(output.storage.read(staged)) != expected:
+            raise UploadError(ARTIFACTS_LOST, f"{words}, nor is it in staging any more")
+        raise UploadError(STORAGE_UNAVAILABLE, words)
     _, found = manifest.checksum(output.storage.read(manifest.NAME))
     if found != hashlib.sha256(granted.to_json()).hexdigest():
-        raise UploadError(STORAGE_UNAVAILABLE, f"the manifest below {output.uri} is not what was staged")
+        raise UploadError(STORAGE_UNAVAILABLE, f"the manifest below {output.uri} is not what was granted")
 
 
 def _refuse_foreign(output: Output) -> None:

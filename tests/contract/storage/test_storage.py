@@ -26,7 +26,7 @@ def whole(storage: Storage, name: str) -> bytes:
     return b"".join(storage.read(name))
 
 
-@pytest.mark.parametrize("size", [0, 1, 8 * MIB, 17 * MIB + 3])
+@pytest.mark.parametrize("size", [0, 1, 16 * MIB, 33 * MIB + 3])
 def test_what_was_put_is_read_and_downloaded_as_it_was(storage: Storage, tmp_path: Path, size: int) -> None:
     source = tmp_path / "source"
     source.write_bytes(content(size))

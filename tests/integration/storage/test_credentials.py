@@ -66,7 +66,7 @@ def test_a_session_that_has_long_to_live_is_kept(store: Aws) -> None:
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject", "UploadPart"])
 def test_a_session_that_the_store_calls_expired_is_replaced(store: Aws, tmp_path: Path, operation: str) -> None:
-    (tmp_path / "file").write_bytes(bytes(9 * 1024 * 1024))
+    (tmp_path / "file").write_bytes(bytes(17 * 1024 * 1024))
     storage = place(store, role_arn=ROLE)
     storage.put_bytes("x", b"1")
     expired = store.door.refuse(operation, code="ExpiredToken", status=400, times=1)

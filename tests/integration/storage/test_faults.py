@@ -27,10 +27,10 @@ MIB = 1024 * 1024
 URI = "s3://bucket/models/job-id/"
 ROLE = "arn:aws:iam::123:role/FineTune"
 #: The smallest parts that S3 takes, so that small files have several.
-SMALL = Transfers(part_bytes=5 * MIB, copy_part_bytes=5 * MIB, at_a_time=3)
+SMALL = Transfers(part_bytes=5 * MIB, range_bytes=5 * MIB, copy_part_bytes=5 * MIB, at_a_time=3)
 EVERY_OPERATION = [
     "GetObject", "PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload",
-    "UploadPartCopy", "CopyObject", "ListObjectsV2", "DeleteObjects", "AssumeRole",
+    "UploadPartCopy", "CopyObject", "ListObjectsV2", "DeleteObjects", "HeadObject", "AssumeRole",
 ]  # fmt: skip
 
 
@@ -152,10 +152,7 @@ def test_a_reading_that_breaks_without_end_is_told(store: Aws, made: Path) -> No
 def test_a_download_whose_connections_break_is_whole(store: Aws, made: Path, tmp_path: Path) -> None:
     publishing.stage(output(store), made)
     fault = store.door.cut_answer("GetObject", after_bytes=MIB, times=2, key_ends="adapter.bin")
-    # The question for the size has an answer of one byte, which cannot be cut at 1 MiB.
-    storage = output(store).storage
-    fault.skip = 1
-    storage.download(".attempts/1/adapter.bin", tmp_path / "got")
+    output(store).storage.download(".attempts/1/adapter.bin", tmp_path / "got")
     assert fault.done == 2
     assert (tmp_path / "got").read_bytes() == (made / "adapter.bin").read_bytes()
 

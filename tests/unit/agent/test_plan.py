@@ -96,6 +96,16 @@ def test_a_fetch_that_is_under_way_is_cut_off_by_a_stop_order() -> None:
     assert Do.FETCH in INTERRUPTIBLE
 
 
+def test_what_goes_to_an_object_store_is_checked_before_the_trainer_starts() -> None:
+    far = {"artifacts": {"output_uri": "s3://bucket/x/"}}
+    near = {"artifacts": {"output_uri": "file:///x/", "log_uri": "s3://bucket/logs/"}}
+    for spec in (far, near):
+        claimed = replace(CLAIMED, assignment=replace(ASSIGNMENT, spec=spec))
+        assert todo(claimed) == [Do.CHECK]
+        assert todo(claimed, wanted=stop()) == [Do.ORDER_STOP]
+        assert todo(replace(claimed, checked=True)) == [Do.START]
+
+
 def test_a_live_trainer_of_a_restarted_agent_is_asked_for_its_claim_again_and_left_alone() -> None:
     assert todo(replace(RUNNING, asked=False)) == [Do.ASK]
 

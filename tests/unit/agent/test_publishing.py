@@ -100,8 +100,9 @@ def test_a_file_that_vanished_from_staging_is_named(tmp_path: Path, made: Path) 
 def test_a_staged_file_that_was_altered_is_never_called_published(tmp_path: Path, made: Path) -> None:
     digest = stage(output(tmp_path), made)
     (place(tmp_path) / ".attempts" / "1" / "adapter.bin").write_bytes(b"altered")
-    with pytest.raises(UploadError, match=r"adapter\.bin .* is not what was staged"):
+    with pytest.raises(UploadError, match=r"adapter\.bin .* is not what was granted, nor .* in staging") as caught:
         publish(output(tmp_path), digest)
+    assert caught.value.reason == "ARTIFACTS_LOST"
 
 
 @pytest.mark.parametrize("theirs", [b'{"uid":"other","job_id":"x","attempt":1,"files":[]}', b"no manifest at all"])

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from agent import devices, settings
 from agent.__main__ import main
+from agent.storage.access import StorageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +84,25 @@ def test_every_setting_says_what_it_means() -> None:
     assert undocumented == []
 
 
+def test_how_object_stores_are_reached_is_told_to_every_child(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("")
+    chosen = settings.load(
+        {"node": "n", "s3_endpoint": "http://s3:9000", "sts_endpoint": "https://sts", "ca_bundle": str(bundle)}
+    )
+    assert chosen.storage() == StorageSettings("http://s3:9000", "https://sts", None, str(bundle))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("s3_endpoint", "s3:9000"), ("sts_endpoint", "https://me:canary@sts"), ("ca_bundle", "/no/such/file.pem")],
+)
+def test_a_store_that_could_not_be_reached_so_is_refused_at_the_start(name: str, value: str) -> None:
+    with pytest.raises(ValidationError, match=name) as caught:
+        settings.load({"node": "n", name: value})
+    assert "canary" not in str(caught.value)
+
+
 def test_stand_in_devices_are_named_as_a_driver_would() -> None:
     chosen = settings.load({"node": "n", "gpus": "4xA100", "labels": {"zone": "a"}})
     inventory = chosen.inventory()
@@ -109,7 +129,7 @@ def test_a_real_inventory_offers_no_more_than_there_is() -> None:
 def test_the_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    flags = set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out))
     assert flags >= {
         "--nats",
         "--node",
@@ -120,6 +140,10 @@ def test_the_help_names_every_flag_of_the_contract(capsys: pytest.CaptureFixture
         "--memory-gb",
         "--label",
         "--model-root",
+        "--s3-endpoint",
+        "--sts-endpoint",
+        "--s3-region",
+        "--ca-bundle",
     }
     assert "--end-trainers-on-exit" in flags
 

@@ -1,0 +1,114 @@
+"""500 MB to and from a store on this machine, against boto3 by itself, in turns.
+
+disk ─► agent.storage.S3Storage ─► moto        then asked for its size
+disk ─► boto3's upload_file     ─► moto        as boto3 does it by default
+and back: S3Storage.download fsyncs and renames, download_file renames
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+from agent.storage.access import Access, StorageSettings
+from agent.storage.s3 import S3Storage
+from bench.figures import percentile
+from bench.report import Line
+from tests.support.aws import CREDENTIALS, REGION, moto_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+NAME = "transfer"
+SIZE_BYTES = 500_000_000
+ROUNDS = 3
+LEAST_RATIO = 0.9
+_PREFIX = "bench"
+
+
+def measure(directory: Path) -> list[Line]:
+    """The first round of each is not counted."""
+    directory.mkdir(parents=True)
+    source, got = directory / "source", directory / "got"
+    digest = _fill(source)
+    with ExitStack() as opened:
+        url = opened.enter_context(moto_server())
+        opened.callback(os.environ.update, {name: os.environ.get(name, "") for name in CREDENTIALS})
+        os.environ.update(CREDENTIALS)
+        theirs = _client(url)
+        theirs.create_bucket(Bucket=_PREFIX, CreateBucketConfiguration={"LocationConstraint": REGION})
+        ours = S3Storage(_PREFIX, "", Access(settings=StorageSettings(s3_endpoint=url, region=REGION)))
+        up = _in_turns(
+            lambda: ours.put("file", source), lambda: theirs.upload_file(str(source), _PREFIX, "theirs"), lambda: None
+        )
+        down = _in_turns(
+            lambda: ours.download("file", got),
+            lambda: theirs.download_file(_PREFIX, "theirs", str(got)),
+            lambda: _check_and_remove(got, digest),
+        )
+    return [_line("to", up), _line("from", down)]
+
+
+def _client(url: str) -> S3Client:
+    """As a script would make it, but for path-style buckets."""
+    client: S3Client = boto3.client(
+        "s3", endpoint_url=url, region_name=REGION, config=Config(s3={"addressing_style": "path"})
+    )
+    return client
+
+
+def _fill(source: Path) -> str:
+    digest = hashlib.sha256()
+    rng = random.Random(0)
+    with source.open("wb") as stream:
+        for start in range(0, SIZE_BYTES, 1_000_000):
+            block = rng.randbytes(min(1_000_000, SIZE_BYTES - start))
+            digest.update(block)
+            stream.write(block)
+    return digest.hexdigest()
+
+
+def _in_turns(
+    ours: Callable[[], object], theirs: Callable[[], object], after: Callable[[], object]
+) -> tuple[list[float], list[float]]:
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for round_number in range(ROUNDS + 1):
+        order = ((0, ours), (1, theirs)) if round_number % 2 else ((1, theirs), (0, ours))
+        for which, transfer in order:
+            began = time.perf_counter()
+            transfer()
+            took = time.perf_counter() - began
+            after()
+            if round_number:
+                seconds[which].append(took)
+    return seconds
+
+
+def _check_and_remove(got: Path, digest: str) -> None:
+    with got.open("rb") as stream:
+        assert hashlib.file_digest(stream, "sha256").hexdigest() == digest, "what was downloaded is not what was put"
+    got.unlink()
+
+
+def _line(way: str, seconds: tuple[list[float], list[float]]) -> Line:
+    ours, theirs = (SIZE_BYTES / 1e6 / percentile(times, 50) for times in seconds)
+    ratio = ours / theirs
+    return Line(
+        NAME,
+        f"{SIZE_BYTES / 1e6:.0f} MB {way} S3 (moto), median of {ROUNDS}",
+        f"{ours:.0f} MB/s",
+        f"at least {LEAST_RATIO} of the reference's",
+        passed=ratio >= LEAST_RATIO,
+        reference=f"boto3 by itself: {theirs:.0f} MB/s",
+        ratio=ratio,
+    )

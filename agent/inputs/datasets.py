@@ -58,9 +58,10 @@ def fetch_datasets(
             field=f"datasets[{index}].source",
             settings=settings,
         )
-        # The suffix stays: it is what a reader without `format` goes by.
-        target = directory / f"dataset-{index}{Path(source).suffix}"
+        # A folder of its own, whose size says how much has come; the suffix is what a reader may go by.
+        target = directory / f"dataset-{index}" / f"rows{Path(source).suffix}"
         if not target.exists():
+            target.parent.mkdir(exist_ok=True)
             bring(source, access, target, missing=DATASET_NOT_FOUND, expects=expects)
         paths.append(target)
     return paths

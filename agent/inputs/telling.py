@@ -51,6 +51,8 @@ class Teller:
     def _tell(self) -> None:
         with self._lock:
             phase, filling = self._phase, self._filling
+        if not phase:
+            return
         line: dict[str, Any] = {"phase": phase}
         if filling is not None:
             directory, total = filling

@@ -115,8 +115,9 @@ class Dispatcher:
         for job in waiting:
             key = id(job.requirement)
             if key not in hopeless and (chosen := placement.place(job.requirement, free)) is not None:
+                # Also for a job that is looked at first: no more are looked at than could be placed.
+                free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
                 if self._assign(changes, job, chosen):
-                    free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
                     continue
                 why = f"checking the model on {chosen.node}"
             else:

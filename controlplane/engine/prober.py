@@ -103,6 +103,7 @@ class Prober:
                 return
             if refused and found is not None:
                 changes.apply(job, n.Refused(found.reason, found.message))
+                changes.told.capacity = True  # whoever waited behind it was told that there is no room
             else:
                 changes.tx.set_pending({uid: ""})  # not looked at by the dispatcher yet, so its next round takes it
                 changes.told.queue = True

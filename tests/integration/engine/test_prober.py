@@ -169,3 +169,34 @@ async def test_a_database_that_is_away_only_delays(tmp_path):
             assert (await here.job("j")).state is State.QUEUED
             await asyncio.sleep(60)
         assert (await here.job("j")).reason == "MODEL_NOT_FOUND"
+
+
+@in_virtual_time
+async def test_no_more_jobs_are_looked_at_than_could_be_placed(tmp_path):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("PASSED")
+        one = {"gpus": 0, "cpus": 1}
+        for number in range(20):
+            await here.submit(f"j-{number}", **HUB, resources=one)
+        await Agent(here, cpus=2).sync()
+        async with here.loops(*LOOPS):
+            await asyncio.sleep(0.5)
+            assert len(here.probes.asked) == 2
+            await asyncio.sleep(5)
+            assert len(here.probes.asked) == 2
+        states = [(await here.job(f"j-{number}")).state for number in range(20)]
+        assert states == [State.STARTING] * 2 + [State.QUEUED] * 18
+
+
+@in_virtual_time
+async def test_who_waited_behind_a_job_that_failed_its_look_gets_the_place(tmp_path):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("FAILED", "MODEL_NOT_FOUND", "no such model")
+        one = {"gpus": 0, "cpus": 1}
+        await here.submit("bad", **HUB, resources=one)
+        await here.submit("local", resources=one)
+        await Agent(here, cpus=1).sync()
+        async with here.loops(*LOOPS):
+            await asyncio.sleep(2)
+        assert (await here.job("bad")).state is State.FAILED
+        assert (await here.job("local")).state is State.STARTING

@@ -97,8 +97,7 @@ def test_a_download_that_is_cut_off_leaves_no_file_that_passes_for_whole(store, 
     store.door.cut_answer("GetObject", after_bytes=1_000_000, times=1000)
     refused = refusal(fetch, job(datasets(SOURCE)), Told())
     assert (refused.reason, refused.lasting) == ("STORAGE_UNAVAILABLE", False)
-    directory = job({}).directory / "inputs"
-    assert [path.name for path in directory.iterdir() if path.suffix == ".jsonl"] == []
+    assert list((job({}).directory / "inputs").rglob("*.jsonl")) == []
 
 
 def put_model(store, prefix, directory):

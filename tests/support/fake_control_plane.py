@@ -119,6 +119,7 @@ class FakeControlPlane:
             "attempt": attempt,
             "spec": spec,
             "devices": more.pop("devices", []),
+            **({"world_size": more.pop("world_size")} if "world_size" in more else {}),
             "deadline_seconds": more.pop("deadline_seconds", 600.0),
         }
         job = self.jobs[(uid, attempt)] = Job(document, **more)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from agent import cgroups
 from tests.integration.agent.conftest import Agent, alive
 from tests.support.eventually import eventually
 from tests.support.tiny_models import write_tiny_model
@@ -78,6 +79,22 @@ async def test_a_stop_order_ends_all_ranks_before_stopped_is_reported(
     await eventually(lambda: job.last("stopped"), deadline_seconds=30)
     assert not any(alive(pid) for pid in ranks)
     assert (agent.directory(job) / "exit").read_text() == "143\n"
+
+
+async def test_ranks_that_want_more_memory_than_their_bound_fail_for_that(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path, model: Path
+) -> None:
+    """Whoever comes first tells it: the leader, or where the kernel or the agent has ended that too, the agent."""
+    bounds = cgroups.found()
+    if "memory" not in bounds.enforced:
+        pytest.skip(f"this host enforces no bounds: {bounds.shown()}")
+    agent.flags = ()
+    agent.start()
+    spec = lora_spec(tmp_path, model) | {"resources": {"gpus": 0, "cpus": 2, "memory_gb": 0.1875}}
+    job = await control_plane.assign(spec, world_size=2)
+    failed = await eventually(lambda: job.last("failed"), deadline_seconds=STARTED_SECONDS)
+    assert failed.reason == "OUT_OF_MEMORY_HOST"
+    assert failed.message.startswith("resources.memory_gb: the trainer needed more than its 0.1875 GiB")
 
 
 async def test_a_leader_that_is_killed_leaves_no_rank_and_the_attempt_fails(

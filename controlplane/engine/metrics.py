@@ -24,7 +24,7 @@ class Metrics:
         self._store = store
 
     async def curves(self, job_id: str, *, project: str, most: int) -> dict[str, Curve]:
-        """Each series by name, with at most so many points.
+        """Each series that has a point, by name, with at most so many.
 
         Raises:
             JobNotFound: there is none in this project.
@@ -43,7 +43,8 @@ class Metrics:
             # A long job has a hundred thousand points to be parsed: not on the loop.
             await asyncio.to_thread(curves.add, page)
             after = (page[-1].attempt, page[-1].sequence)
-        return {name: await asyncio.to_thread(thinned, curve, most) for name, curve in sorted(curves.by_name.items())}
+        shown = {name: curve for name, curve in sorted(curves.by_name.items()) if curve.steps}
+        return {name: await asyncio.to_thread(thinned, curve, most) for name, curve in shown.items()}
 
     async def _page(self, uid: str, after: tuple[int, int]) -> Sequence[MetricChunk]:
         return await self._store.read(lambda tx: tx.metric_chunks(uid, after=after, limit=_PAGE))

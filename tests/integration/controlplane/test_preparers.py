@@ -21,6 +21,7 @@ from controlplane.preparers import CrowdPreparer
 from controlplane.preparers.crowd import CROWD
 from controlplane.rpc.created import CreatedAnswer
 from controlplane.vault import MasterVault
+from tests.support.distribution import installed
 from tests.support.eventually import eventually
 from tests.support.stack import SEED
 from trainplane.v1.job_pb2 import Job
@@ -79,6 +80,7 @@ async def test_a_child_prepares_what_would_be_prepared_in_place():
             "secret_macs",
             "webhook",
             "output_uri",
+            "output_place",
             "status_stream",
         ):
             assert getattr(there.new, field) == getattr(here.new, field), field
@@ -156,3 +158,37 @@ async def test_a_child_ends_with_whoever_started_it_and_shows_nobody_the_key():
         for secret in (KEY, base64.b64encode(KEY), b"hf_xxx", b"mytoken"):
             assert secret not in shown
     assert is_gone(pid)
+
+
+ENGINE = """
+class Elsewhere:
+    name = "elsewhere"
+    description = "Known to the child alone."
+
+    def schema(self):
+        return {}
+
+    def validate(self, effective_spec):
+        print("judging")  # must not get between the frames
+        return [("backend_options.x", "NO", "never")] if effective_spec.get("backend_options") else []
+
+    def command(self, python, attempt_dir):
+        return [python]
+"""
+
+
+async def test_a_child_knows_the_engines_of_third_parties(tmp_path, monkeypatch):
+    entry_points = "[trainplane.backends]\nelsewhere = elsewhere_engine:Elsewhere\n"
+    site = installed(tmp_path, "elsewhere", modules={"elsewhere_engine": ENGINE}, entry_points=entry_points)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    spec = json.loads(SEED) | {"backend": "elsewhere"}
+    async with crowd() as preparer:
+        await with_child(preparer)
+        prepared = await preparer.prepare(Asked(spec, "default"), crowd=MANY)
+        assert json.loads(prepared.new.sent)["backend"] == "elsewhere"
+        with pytest.raises(InvalidSpec) as refused:
+            await preparer.prepare(Asked(spec | {"backend_options": {"x": 1}}, "default"), crowd=MANY)
+        assert [violation.reason for violation in refused.value.violations] == ["NO"]
+        with pytest.raises(InvalidSpec, match="1 field"):  # here it is not installed
+            await preparer.prepare(Asked(spec, "default"), crowd=1)
+        assert preparer.entrusted == 2

@@ -247,6 +247,14 @@ async def test_points_are_recorded_once_and_are_no_event(tmp_path):
             await shown(here, "k")
 
 
+async def test_a_series_without_a_value_is_not_shown(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        nothing = [float("nan")] * 2
+        await report(agent, ref, 1, Report(0, n.Started(1)), points(1, 2, loss=[2.0, 1.0], grad_norm=nothing))
+        assert await shown(here) == {"loss": {1: 2.0, 2: 1.0}}
+
+
 async def test_points_of_an_attempt_that_is_over_are_not_recorded_and_count(tmp_path):
     async with world(tmp_path) as here:
         agent, ref = await placed(here)

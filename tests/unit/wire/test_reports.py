@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import convert as agent_convert
 from controlplane.bus import bounds, reports
 from controlplane.bus.bounds import Malformed
 from controlplane.domain import news
 from controlplane.domain.event import Event, EventType, render, timestamp
 from controlplane.domain.job import Progress, State
+from controlplane.domain.metrics import Curves, chunk
 from controlplane.domain.node import AttemptRef
 from controlplane.engine.requests import Intake, Output, OutputFile, Report, ReportAnswer, Watermark
 from trainplane.wire.v1 import report_pb2, sync_pb2
@@ -241,3 +244,29 @@ def test_the_answer_arrives_as_it_was_given(answer: ReportAnswer) -> None:
         Intake(report_pb2.ReportReply.Outcome.Name(got.outcome)),
         tuple(Watermark(AttemptRef(m.attempt.job_uid, m.attempt.number), m.applied, m.stale) for m in got.watermarks),
     )
+
+
+@given(
+    st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=30, unique=True).map(sorted),
+    st.dictionaries(
+        st.from_regex("[a-z][a-z0-9_]{0,20}", fullmatch=True).filter(lambda name: name != "step"),
+        st.just(0),
+        min_size=1,
+        max_size=4,
+    ),
+    st.data(),
+)
+def test_what_a_trainer_measured_arrives_and_is_shown_as_it_was_written(steps, names, data) -> None:
+    value = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+    series = {name: data.draw(st.lists(value, min_size=len(steps), max_size=len(steps))) for name in names}
+    line = {"kind": "metrics", "time": "2026-01-02T03:04:05.000006Z", "series": {"step": steps, **series}}
+    (report,) = read(agent_convert.report(json.dumps(line).encode()))
+    assert report.measured is not None
+    curves = Curves({1: steps[0]})
+    curves.add([chunk(report.measured, job_uid="u", attempt=1, sequence=1)])
+    shown = {name: list(zip(curve.steps, curve.values, strict=True)) for name, curve in curves.by_name.items()}
+    written = {
+        name: [(step, each) for step, each in zip(steps, values, strict=True) if each is not None]
+        for name, values in series.items()
+    }
+    assert shown == written

@@ -136,8 +136,9 @@ async def test_a_running_job_is_cancelled_with_its_whole_process_tree(stack, nod
     job = post(stack, mock_spec("way-cancel", tmp_path / "out", hang_at_step=1, ignore_sigterm=True, grandchild=True))
     await until(stack, "way-cancel", "RUNNING")
     attempt = stack.directory / node / "attempts" / f"{job['uid']}.1"
-    pids = [int(p.read_text()) for p in attempt.rglob("grandchild.pid")] or await eventually(
-        lambda: [int(p.read_text()) for p in attempt.rglob("grandchild.pid")]
+    # The file is there before what it says.
+    pids = await eventually(
+        lambda: [int(said) for file in attempt.rglob("grandchild.pid") if (said := file.read_text())]
     )
     assert stack.http("POST", "/train/way-cancel:cancel", b"{}")[1]["state"] == "CANCELLING"
     await until(stack, "way-cancel", "CANCELLED")

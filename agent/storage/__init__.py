@@ -69,8 +69,9 @@ def check_writable(storage: Storage, *, below: str = "") -> None:
     folder = f"{below or '.attempts'}/check-{secrets.token_hex(8)}"
     try:
         storage.put_bytes(f"{folder}/writable", b"trainplane checks that it may write here\n")
-    finally:
-        # Whatever ended it, also an order to end; that it cannot be removed is told below, and must not hide the cause.
+        storage.remove_below(folder)
+    except BaseException:
+        # Also an order to end; that it cannot be removed either must not hide the cause.
         with contextlib.suppress(OSError):
             storage.remove_below(folder)
-    storage.remove_below(folder)
+        raise

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _SHIP_REST_SECONDS = 30.0
 _CLOSE_SECONDS = 3.0
-_END_SECONDS = 2.0
+_END_SECONDS = 5.0
 #: A thousand datasets' paths are one line of an answer.
 _LINE_BYTES = 16 << 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.integration.agent.conftest import Agent, until
 from tests.support.aws import CREDENTIALS, OWN_KEY, REGION, Aws, running_aws
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from tests.support.fake_control_plane import FakeControlPlane, Job
@@ -44,7 +46,7 @@ def start(agent: Agent, aws: Aws, *flags: str, **environment: str) -> None:
 
 
 async def ended(job: Job, kind: str) -> Any:
-    return await until(lambda: job.last(kind))
+    return await eventually(lambda: job.last(kind), deadline_seconds=120)
 
 
 async def test_output_and_every_ranks_log_go_to_the_store_as_the_role(
@@ -167,6 +169,22 @@ async def test_a_store_that_stays_away_is_said_so(control_plane: FakeControlPlan
     assert (failed.reason, job.kinds()) == ("STORAGE_UNAVAILABLE", ["failed"])
     assert "ServiceUnavailable on PutObject" in failed.message
     assert away.done >= 6
+
+
+async def test_a_stop_in_the_midst_of_the_check_is_quick_and_leaves_nothing(
+    control_plane: FakeControlPlane, agent: Agent, aws: Aws
+) -> None:
+    over = threading.Event()
+    silent = aws.door.hold("DeleteObjects", until=over)
+    start(agent, aws)
+    job = await control_plane.assign(spec())
+    await until(lambda: silent.done)
+    assert aws.contents(OUTPUT)
+    await control_plane.stop(job)
+    await ended(job, "stopped")
+    over.set()
+    assert job.kinds() == ["stopped"]
+    assert aws.contents("s3://bucket/") == {}
 
 
 async def test_credentials_reach_the_uploader_alone_and_no_environment(

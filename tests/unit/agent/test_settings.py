@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +84,17 @@ def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
 def test_every_setting_says_what_it_means() -> None:
     undocumented = [name for name, field in settings.Settings.model_fields.items() if not field.description]
     assert undocumented == []
+
+
+def test_an_agent_loads_no_client_of_an_object_store_nor_a_trainers_libraries() -> None:
+    heavy = {"boto3", "botocore", "s3transfer", "torch", "transformers", "huggingface_hub"}
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, agent.app; print(*{name.partition('.')[0] for name in sys.modules})"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert heavy & set(said.stdout.split()) == set()
 
 
 def test_how_object_stores_are_reached_is_told_to_every_child(tmp_path: Path) -> None:

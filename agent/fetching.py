@@ -123,6 +123,7 @@ class _Telling:
         self._name = str(assignment.setting("base_model.model_name"))
         self._report = report
         self._phase = ""
+        self._words_told = ""
         self._told_at = -_TOLD_EVERY_SECONDS
         self.done_bytes = 0
         """How much the model's directory holds."""
@@ -131,10 +132,11 @@ class _Telling:
         """The child said how far it is."""
         if progress.phase == "FETCHING_MODEL":
             self.done_bytes = max(self.done_bytes, progress.done_bytes)
-        now = time.monotonic()
-        if progress.phase != self._phase or now >= self._told_at + _TOLD_EVERY_SECONDS:
-            self._phase, self._told_at = progress.phase, now
-            self._line(self._words(progress))
+        now, words = time.monotonic(), self._words(progress)
+        due = now >= self._told_at + _TOLD_EVERY_SECONDS and words != self._words_told
+        if progress.phase != self._phase or due:
+            self._phase, self._told_at, self._words_told = progress.phase, now, words
+            self._line(words)
 
     def trouble(self, what: str) -> None:
         """It is tried again."""

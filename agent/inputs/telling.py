@@ -1,6 +1,8 @@
-"""Tells the agent how far a fetch is: a JSON line on stdout a second, while something changes.
+"""Tells the agent how far a fetch is: a JSON line on stdout every second.
 
-How much has arrived is what the disk holds, whoever brought it there: one way for the hub, S3 and https alike.
+How much has arrived is what the disk holds, whoever brought it there: one way for the hub, S3 and https alike. A line
+that nobody reads any more ends the process, also one that waits for a hub that says nothing: it must not be in the way
+of the next agent's.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ class Teller:
         self._lock = threading.Lock()
         self._phase = ""
         self._filling: tuple[Path, int] | None = None
-        self._told: dict[str, Any] = {}
         threading.Thread(target=self._run, name="telling", daemon=True).start()
 
     def phase(self, phase: str) -> None:
@@ -57,9 +58,7 @@ class Teller:
         if filling is not None:
             directory, total = filling
             line |= {"done_bytes": min(_size_bytes(directory), total), "total_bytes": total}
-        if line != self._told:
-            self._told = line
-            self._print(line)
+        self._print(line)
 
     def _print(self, line: dict[str, Any]) -> None:
         with self._lock:

@@ -78,10 +78,11 @@ async def test_a_node_that_does_not_answer_delays_a_job_by_seconds_only(tmp_path
 
 
 @in_virtual_time
-async def test_a_node_without_a_key_is_not_asked(tmp_path):
+@pytest.mark.parametrize("key", [b"", bytes(32)], ids=["none", "one that seals nothing"])
+async def test_a_node_without_a_key_is_not_asked(tmp_path, key):
     async with world(tmp_path) as here:
         agent = Agent(here)
-        agent.public_key = b""
+        agent.public_key = key
         await agent.sync()
         async with here.loops(*LOOPS):
             await here.submit("j", **HUB)

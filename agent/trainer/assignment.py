@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent.trainer import customization
+from agent.trainer.data.formats import READERS
 from agent.trainer.failures import ConfigInvalid, NotYetSupported
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedModel
@@ -32,6 +33,8 @@ class DatasetSource:
     index: int
     source: str
     split: str = "train"
+    format: str = ""
+    """One of `formats.READERS`; empty: as the file's suffix says."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field's name -> the name it has in the file."""
     fetched: str = ""
@@ -172,7 +175,6 @@ def _datasets(spec: Fields, inputs: Inputs | None) -> tuple[DatasetSource, ...]:
 
 
 def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
-    block.choice("format", "jsonl", allowed=("jsonl",), known=("json", "csv", "parquet", "text"))
     if block.number("weight", 1.0) != 1.0:
         raise NotYetSupported(f"{block.path}.weight: sampling by weight is not supported yet; leave it out or set 1")
     columns = block.block("columns").values
@@ -182,6 +184,7 @@ def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
         index=index,
         source=block.text("source"),
         split=block.choice("split", "train", allowed=("train", "eval"), known=None),
+        format=block.choice("format", "jsonl", allowed=tuple(READERS), known=()) if block.values.get("format") else "",
         columns=dict(columns),
         fetched=fetched,
     )

@@ -38,6 +38,7 @@ class Corpus:
                     "source": dataset.source.source,
                     "split": dataset.source.split,
                     "rows": len(dataset.rows),
+                    "format": dataset.format,
                     "kind": dataset.kind,
                     "size_bytes": dataset.size_bytes,
                     "sha256": dataset.sha256,

@@ -1,19 +1,21 @@
-"""Reads jsonl datasets and says exactly which row and field is wrong.
+"""Reads datasets and says exactly which row and field is wrong.
 
 A dataset has one kind of row, told by its first: `messages`, else `prompt` + `completion`, else `instruction`
-+ `output`, else `text`; fields beyond these are left alone. Rows are numbered by their line in the file, from
-1; blank lines are passed over.
++ `output`, else `text`; fields beyond these are left alone. `formats` says how rows are written and numbered.
+
+A broken row ends the job, for the rows that are left would not be what the user meant to train on. All rows are looked
+at first, so that the message tells how many are to be mended and where the first of them stand.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from agent.trainer.data.formats import format_of, records
 from agent.trainer.failures import (
     ConfigInvalid,
     DatasetEmpty,
@@ -22,9 +24,13 @@ from agent.trainer.failures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent.trainer.assignment import DatasetSource
+    from agent.trainer.data.formats import Record
+
+NAMED_ROWS = 8
+"""Broken rows that a message gives the numbers of."""
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
@@ -76,6 +82,7 @@ class Dataset:
     """A dataset that was read whole."""
 
     source: DatasetSource
+    format: str
     kind: str
     rows: Sequence[Row]
     sha256: str
@@ -100,26 +107,74 @@ def read_dataset(source: DatasetSource) -> Dataset:
 
     Raises:
         DatasetInvalid, DatasetEmpty, StorageDenied: with file, row and field.
-        ConfigInvalid, NotYetSupported: the source's URI or `columns` is no good.
+        ConfigInvalid: the source's URI or `columns` is no good.
     """
     path = local_path(source)
     shown = source.source if source.fetched else str(path)
     _check_columns(source)
+    content = _content(source, path)
+    reading = _Reading(source, shown)
+    form = source.format or format_of(path.name)
+    for record in records(form, content, wanted=_columns(source), shown=f"{source.path}.source: {shown}"):
+        reading.take(record)
+    rows = reading.finished()
+    return Dataset(source, form, reading.kind, rows, sha256(content).hexdigest(), len(content))
+
+
+def _content(source: DatasetSource, path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DatasetInvalid(f"{source.path}.source: there is no file {path} on this node") from error
     except IsADirectoryError as error:
-        raise DatasetInvalid(f"{source.path}.source: {path} is a directory; name a .jsonl file") from error
+        raise DatasetInvalid(f"{source.path}.source: {path} is a directory; name a file in it") from error
     except PermissionError as error:
         raise StorageDenied(f"{source.path}.source: {path} may not be read by the trainer's user") from error
-    objects = list(_objects(source, shown, content))
-    if not objects:
-        raise DatasetEmpty(f"{source.path}.source: {shown} has no rows")
-    kind = _kind_of(source, *objects[0])
-    build = BUILDERS[kind]
-    rows = [Row(where, build(_Fields(where, record, source.columns))) for where, record in objects]
-    return Dataset(source, kind, rows, sha256(content).hexdigest(), len(content))
+
+
+class _Reading:
+    """The rows of a dataset as its records come, and what is wrong with those that are none."""
+
+    def __init__(self, source: DatasetSource, shown: str) -> None:
+        self.kind = ""
+        self._source = source
+        self._shown = shown
+        self._rows: list[Row] = []
+        self._first_wrong: DatasetInvalid | None = None
+        self._wrong_rows: list[int] = []
+
+    def take(self, record: Record) -> None:
+        where = f"{self._source.path}.source: row {record.number} of {self._shown}"
+        try:
+            self._rows.append(Row(where, self._content(where, record)))
+        except DatasetInvalid as error:
+            self._first_wrong = self._first_wrong or error
+            self._wrong_rows.append(record.number)
+            if not (self.kind or record.wrong):
+                # Without a kind every row that follows would be wrong in the same way.
+                raise
+
+    def _content(self, where: str, record: Record) -> Content:
+        if record.wrong:
+            raise DatasetInvalid(f"{where} {record.wrong}")
+        self.kind = self.kind or _kind_of(self._source, where, record.fields)
+        return BUILDERS[self.kind](_Fields(where, record.fields, self._source.columns))
+
+    def finished(self) -> list[Row]:
+        """All rows.
+
+        Raises:
+            DatasetInvalid: some are broken.
+            DatasetEmpty: there is none.
+        """
+        if self._first_wrong is not None:
+            others = self._wrong_rows[1:]
+            numbers = ", ".join(map(str, others[:NAMED_ROWS])) + (", …" if len(others) > NAMED_ROWS else "")
+            more = f" ({len(others)} more broken rows: {numbers})" if others else ""
+            raise DatasetInvalid(f"{self._first_wrong}{more}")
+        if not self._rows:
+            raise DatasetEmpty(f"{self._source.path}.source: {self._shown} has no rows")
+        return self._rows
 
 
 def local_path(source: DatasetSource) -> Path:
@@ -145,21 +200,9 @@ def _check_columns(source: DatasetSource) -> None:
             )
 
 
-def _objects(source: DatasetSource, shown: str, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every line that is not blank, as (where, object); `shown` is what messages call the file."""
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{source.path}.source: row {number} of {shown}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DatasetInvalid(f"{where} is not UTF-8 (byte {error.start})") from error
-        except (ValueError, RecursionError) as error:
-            raise DatasetInvalid(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise DatasetInvalid(f"{where} is not a JSON object but {type(record).__name__}")
-        yield where, record
+def _columns(source: DatasetSource) -> frozenset[str]:
+    """The names that the file has for the fields that training knows."""
+    return frozenset(source.columns.get(name, name) for name in FIELD_NAMES)
 
 
 def _kind_of(source: DatasetSource, where: str, record: Mapping[str, Any]) -> str:

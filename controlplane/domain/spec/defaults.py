@@ -11,6 +11,9 @@ from controlplane.domain.spec.fields import DEFAULT_EVENTS, FIELDS, PEFT_OWN_PLA
 if TYPE_CHECKING:
     from controlplane.domain.spec.rules import Rules
 
+#: The suffixes of sources whose format is not said; it is `jsonl` with any other.
+_FORMATS = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text", ".md": "text"}
+
 _Fill = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -38,8 +41,7 @@ def effective(sent: dict[str, Any], *, job_id: str | None, rules: Rules) -> dict
     custom.setdefault("lora_alpha", 2 * custom["rank"])
     custom["peft"]["config"] = _peft_config(custom["peft"].get("config", {}))
     for dataset in spec["datasets"]:
-        if dataset.get("source", "").startswith("file://"):
-            dataset.pop("auth", None)
+        _fill_dataset(dataset)
     if custom.get("method") != "qlora":
         del custom["qlora"]
     for name, prefix in (("log_uri", rules.default_log_uri), ("output_uri", rules.default_output_uri)):
@@ -51,6 +53,20 @@ def effective(sent: dict[str, Any], *, job_id: str | None, rules: Rules) -> dict
     if "webhook_url" in calls:
         calls.setdefault("events", list(DEFAULT_EVENTS))
     return spec
+
+
+def _fill_dataset(dataset: dict[str, Any]) -> None:
+    source = dataset.get("source", "")
+    if source.startswith("file://"):
+        dataset.pop("auth", None)
+    if source and not source.startswith("hf:"):  # what files a repository has, only a look at it tells
+        dataset.setdefault("format", _format_of(source))
+
+
+def _format_of(source: str) -> str:
+    """How a source is written whose format is not said."""
+    path = source.partition("?")[0]
+    return _FORMATS.get(path[path.rfind(".") :].lower(), "jsonl")
 
 
 def _peft_config(config: dict[str, Any]) -> dict[str, Any]:

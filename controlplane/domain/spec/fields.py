@@ -211,10 +211,10 @@ _DATASET = (
     ),
     _text(
         name="format",
-        choices=("jsonl",),
-        later=("json", "csv", "parquet", "text"),
-        default="jsonl",
-        doc="How the rows are written.",
+        choices=("jsonl", "json", "csv", "parquet", "text"),
+        default_note="what the source's suffix says, else `jsonl`",
+        doc="How the rows are written: an object a line, an array of objects, a table with a header, Parquet, or a "
+        "text each of whose paragraphs is a row.",
     ),
     _block(name="auth", fields=_STORAGE_AUTH, doc="How the source is read."),
     _text(name="split", choices=("train", "eval"), default="train", doc="What the rows are for."),

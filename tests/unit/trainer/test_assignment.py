@@ -135,7 +135,7 @@ REFUSED = [
     ({"datasets": []}, ConfigInvalid, "datasets"),
     ({"datasets": ["x"]}, ConfigInvalid, "datasets[0]"),
     ({"datasets": [{"source": "file:///a", "split": "eval"}]}, ConfigInvalid, "datasets"),
-    ({"datasets": [{"source": "file:///a"}, {"source": "file:///a", "format": "csv"}]}, NotYetSupported, "datasets[1].format"),
+    ({"datasets": [{"source": "file:///a"}, {"source": "file:///a", "format": "xml"}]}, ConfigInvalid, "datasets[1].format"),
     ({"datasets": [{"source": "file:///a", "weight": 0.5}]}, NotYetSupported, "datasets[0].weight"),
     ({"datasets": [{"source": "file:///a", "columns": {"text": 1}}]}, ConfigInvalid, "datasets[0].columns"),
     ({"tuning_parameters": {"learning_rate": 0}}, ConfigInvalid, "tuning_parameters.learning_rate"),

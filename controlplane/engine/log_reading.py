@@ -9,6 +9,7 @@ What is followed is what is stored: agents send new bytes once a second, and all
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -77,6 +78,8 @@ class LogPage:
     following: LogPosition | None
     begins: LogPosition = field(default_factory=LogPosition)
     """Where the first line began, in its attempt."""
+    drained: bool = False
+    """Nothing more can be there before the next hint."""
 
     def numbered(self) -> Iterator[tuple[Line, LogPosition]]:
         """Each line, with where to go on after it."""
@@ -101,6 +104,8 @@ class LogReader:
         self._blobs = blobs
         self._hints = hints
         self._keep_alive_seconds = keep_alive_seconds
+        self._reads: dict[tuple[str, str], asyncio.Future[LogPage | None]] = {}
+        """By job and position; None: the reader went away."""
 
     async def page(self, job_id: str, *, project: str, start: LogPosition, limit: int) -> LogPage:
         """Up to `limit` whole lines from a position on.
@@ -123,10 +128,42 @@ class LogReader:
         position: LogPosition | None = start
         while position is not None:
             with self._hints.expected(uid) as hint:  # before reading, so that nothing falls between
-                page = await self._page(uid, position, LINES_AT_ONCE)
+                page = await self._shared(uid, position)
                 position = page.following
-                if page.lines or (position is not None and not await within(hint, self._keep_alive_seconds)):
+                if page.lines:
                     yield page
+                    if not page.drained:
+                        continue
+                if position is not None and not await within(hint, self._keep_alive_seconds):
+                    yield LogPage([], position)
+
+    async def _shared(self, uid: str, position: LogPosition) -> LogPage:
+        """The next page; all who ask for it at the same moment, as after a hint, share one read."""
+        key = (uid, str(position))
+        while True:
+            reading = self._reads.get(key)
+            if reading is None:
+                return await self._read(key, uid, position)
+            page = await asyncio.shield(reading)
+            if page is not None:
+                return page
+
+    async def _read(self, key: tuple[str, str], uid: str, position: LogPosition) -> LogPage:
+        reading = self._reads[key] = asyncio.get_running_loop().create_future()
+        try:
+            page = await self._page(uid, position, LINES_AT_ONCE)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                reading.set_exception(error)
+                reading.exception()  # seen, also where nobody shares the read
+            else:
+                reading.set_result(None)  # this reader was cancelled: one of the others reads
+            raise
+        else:
+            reading.set_result(page)
+        finally:
+            del self._reads[key]
+        return page
 
     async def _uid(self, job_id: str, project: str) -> str:
         job = await self._store.read(lambda tx: tx.find_job(project, job_id))
@@ -148,16 +185,21 @@ class LogReader:
             whole = over or attempt < attempts[-1]
             lines: list[Line] = []
             size = 0
+            drained = not whole
             for log in logs:
-                if log.attempt == attempt and len(lines) < limit and size < _FULL_BYTES:
+                if log.attempt == attempt:
                     begins = offsets.get(log.rank, 0)
+                    if len(lines) >= limit or size >= _FULL_BYTES:
+                        drained = False
+                        break
+                    drained = drained and log.size_bytes - begins <= READ_BYTES
                     lines += await self._lines(log, begins, limit=limit - len(lines), whole=whole)
                     if lines and lines[-1].rank == log.rank:
                         offsets[log.rank] = lines[-1].end_bytes
                         size += offsets[log.rank] - begins
             position = LogPosition(attempt, offsets)
             if lines:
-                return LogPage(lines, position, begins_at)
+                return LogPage(lines, position, begins_at, drained=drained and len(lines) < limit)
         return LogPage([], None if over else position)
 
     async def _lines(self, log: Log, begins: int, *, limit: int, whole: bool) -> list[Line]:

@@ -106,3 +106,44 @@ async def test_an_overtaken_event_is_tried_until_it_is_settled(store, jobs):
     await store.write(lambda tx: tx.save_retry(moved))
     await store.write(lambda tx: tx.delete_retry(later))
     assert await store.read(lambda tx: tx.due_retries(now_us=99, limit=10)) == [moved]
+
+
+async def test_a_job_may_have_a_webhook_and_a_status_stream_each_with_its_cursor(store, jobs):
+    a, *_ = jobs
+    await store.write(lambda tx: tx.insert_jobs([new_job(job(last_sequence=3), status_stream=True)]))
+    owed = await store.read(lambda tx: tx.jobs_without_endpoint(limit=10))
+    assert len(owed) == 3  # the stream's job among them
+
+    hook, stream = endpoint(a), endpoint(a, kind="status_stream", types=(), url="https://events.example.com:444/x")
+    await store.write(lambda tx: tx.insert_endpoints([hook, stream]))
+    await store.write(lambda tx: tx.save_endpoint(replace(stream, cursor=2)))
+
+    assert a.uid not in [uid for uid, _ in await store.read(lambda tx: tx.jobs_without_endpoint(limit=10))]
+    assert await store.read(lambda tx: tx.endpoint(a.uid, "webhook")) == hook
+    assert await store.read(lambda tx: tx.endpoint(a.uid, "status_stream")) == replace(stream, cursor=2)
+    due = await store.read(lambda tx: tx.due_endpoints(now_us=100, limit=10))
+    assert [(each.kind, each.cursor) for each in due] == [("status_stream", 2), ("webhook", 0)]
+
+
+async def test_endpoints_and_retries_of_full_hosts_are_passed_over(store, jobs):
+    a, b, _ = jobs
+    hooks, others = endpoint(a), endpoint(b, url="https://Other.example.com:8443/y")
+    retries = [PendingRetry(each.job_uid, "webhook", 1, 1, 5, each.host) for each in (hooks, others)]
+
+    def work(tx):
+        tx.insert_endpoints([hooks, others])
+        for retry in retries:
+            tx.save_retry(retry)
+
+    await store.write(work)
+
+    def found(*full):
+        return lambda tx: (
+            tx.due_endpoints(now_us=100, limit=10, full_hosts=full),
+            tx.due_retries(now_us=100, limit=10, full_hosts=full),
+        )
+
+    assert await store.read(found()) == ([hooks, others], retries)
+    assert await store.read(found("hooks.example.com")) == ([others], retries[1:])
+    assert await store.read(found("other.example.com:8443", "nobody")) == ([hooks], retries[:1])
+    assert await store.read(found("hooks.example.com", "other.example.com:8443")) == ([], [])

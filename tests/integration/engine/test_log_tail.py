@@ -26,12 +26,16 @@ class Blobs:
 
     def __init__(self):
         self.bytes = {}
+        self.hold = asyncio.Event()
+        self.hold.set()
 
     async def put(self, key, data, *, offset_bytes):
         before = self.bytes.get(key, b"")
         self.bytes[key] = before[:offset_bytes] + data + before[offset_bytes + len(data) :]
 
     async def get(self, key, *, offset_bytes, size_bytes):
+        await asyncio.sleep(0)  # as every real read does, this takes a turn
+        await self.hold.wait()
         return self.bytes.get(key, b"")[offset_bytes : offset_bytes + size_bytes]
 
 
@@ -105,6 +109,34 @@ async def test_a_silent_log_has_keep_alives_and_a_reader_that_leaves_is_forgotte
         assert here.log_hints._waiting
         await tail.gone()
         assert here.log_hints._waiting == {}
+
+
+@in_virtual_time
+async def test_readers_at_the_same_place_share_a_read_and_one_that_leaves_takes_it_from_nobody(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        tails = [Tail(here) for _ in range(50)]
+        await settle()
+        before = here.store.reads
+        await write(here, ref, "one\n")
+        await settle()
+        assert all(tail.lines == [(1, 0, "one")] for tail in tails)
+        assert here.store.reads - before <= 3  # two are the writer's
+        # The one that reads for all is cancelled in the midst of it.
+        here.log_hints.give([ref.job_uid])
+        blobs = here.log_reader._blobs
+        blobs.hold.clear()
+        log = here.logs.log(LogChunk("gpu-01", 1, ref, 0, 4, b"two\n"))
+        await log
+        await settle()
+        await tails[0].gone()
+        blobs.hold.set()
+        await settle()
+        assert all(tail.lines == [(1, 0, "one"), (1, 0, "two")] for tail in tails[1:])
+        await agent.report(ref, 1, n.Started(1), n.Failed(1, "DATASET_EMPTY", ""))
+        await settle()
+        assert all(tail.ended for tail in tails[1:])
+        assert here.log_reader._reads == {}
 
 
 @in_virtual_time

@@ -3,7 +3,7 @@
     output/ ──stage──► <output_uri>/.attempts/N/ ──(grant)──publish──► <output_uri>/
 
 Both halves may be cut off anywhere and begun again: staging writes all anew, publishing rolls forward and never back.
-The manifest goes last each time, so whoever finds one finds everything that it lists.
+The manifest goes last each time, after all that it lists was read back, so whoever finds one finds it all.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ def publish(output: Output, digest: str) -> dict[str, Any]:
             _refuse_foreign(output)
             _copy(output, granted)
         _verify(output, granted)
+        _seal(output, granted)
         failpoint("uploader.before_unstage")
         output.storage.remove_below(output.staging)
     except OSError as error:
@@ -125,21 +126,31 @@ def _copy(output: Output, granted: Manifest) -> None:
         except FileNotFoundError as error:
             raise UploadError(ARTIFACTS_LOST, f"{file.path} vanished from staging below {output.uri}") from error
         failpoint("uploader.after_copy")
-    failpoint("uploader.before_manifest")
-    output.storage.put_bytes(manifest.NAME, granted.to_json())
-    failpoint("uploader.after_manifest")
 
 
 def _verify(output: Output, granted: Manifest) -> None:
     for file in granted.files:
         expected = file.size_bytes, file.sha256
-        if manifest.checksum(output.storage.read(file.path)) == expected:
+        if _holds(output, file.path, expected):
             continue
         words = f"{file.path} below {output.uri} is not what was granted"
-        staged = f"{output.staging}/{file.path}"
-        if not output.storage.exists(staged) or manifest.checksum(output.storage.read(staged)) != expected:
+        if not _holds(output, f"{output.staging}/{file.path}", expected):
             raise UploadError(ARTIFACTS_LOST, f"{words}, nor is it in staging any more")
         raise UploadError(STORAGE_UNAVAILABLE, words)
+
+
+def _holds(output: Output, name: str, expected: tuple[int, str]) -> bool:
+    try:
+        return manifest.checksum(output.storage.read(name)) == expected
+    except FileNotFoundError:
+        return False
+
+
+def _seal(output: Output, granted: Manifest) -> None:
+    """Write the manifest, now that all that it lists is there and was read back."""
+    failpoint("uploader.before_manifest")
+    output.storage.put_bytes(manifest.NAME, granted.to_json())
+    failpoint("uploader.after_manifest")
     _, found = manifest.checksum(output.storage.read(manifest.NAME))
     if found != hashlib.sha256(granted.to_json()).hexdigest():
         raise UploadError(STORAGE_UNAVAILABLE, f"the manifest below {output.uri} is not what was granted")

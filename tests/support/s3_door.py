@@ -145,6 +145,14 @@ class Door:
 
         return self._add(operations, act, times, "")
 
+    def alter(self, *operations: str, times: int = 1, key_ends: str = "") -> Fault:
+        """Change the first byte of the body on its way to the store. moto takes no notice; S3 would."""
+
+        def act(handler: _Handler, call: Call, body: bytes) -> None:
+            handler.forward(call, bytes([body[0] ^ 1]) + body[1:])
+
+        return self._add(operations, act, times, key_ends)
+
     def hold(self, *operations: str, until: threading.Event, times: int = 1) -> Fault:
         """Be silent until told."""
 

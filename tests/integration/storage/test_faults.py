@@ -235,6 +235,18 @@ def test_what_a_killed_upload_left_goes_with_its_staging(store: Aws, made: Path)
     assert_whole(store, published(store, made))
 
 
+@pytest.mark.parametrize(("operation", "name"), [("UploadPart", "adapter.bin"), ("PutObject", "small.json")])
+def test_a_content_altered_on_its_way_is_found_before_the_manifest_is_written(
+    store: Aws, made: Path, operation: str, name: str
+) -> None:
+    fault = store.door.alter(operation, key_ends=name)
+    with pytest.raises(UploadError, match=rf"{name} below s3://bucket/models/job-id/ is not what was granted") as told:
+        published(store, made)
+    assert (told.value.reason, told.value.lasting) == ("ARTIFACTS_LOST", True)
+    assert fault.done == 1
+    assert "manifest.json" not in store.contents(URI)
+
+
 def test_a_check_leaves_nothing_and_a_bucket_that_is_not_there_is_found_by_it(store: Aws) -> None:
     publishing.check(output(store))
     assert store.contents("s3://bucket/") == {}

@@ -97,6 +97,15 @@ def test_a_file_that_vanished_from_staging_is_named(tmp_path: Path, made: Path) 
     assert caught.value.reason == "ARTIFACTS_LOST"
 
 
+def test_a_published_file_that_vanished_without_staging_is_lost(tmp_path: Path, made: Path) -> None:
+    digest = stage(output(tmp_path), made)
+    publish(output(tmp_path), digest)
+    (place(tmp_path) / "adapter.bin").unlink()
+    with pytest.raises(UploadError, match=r"adapter\.bin .* nor is it in staging") as caught:
+        publish(output(tmp_path), digest)
+    assert caught.value.reason == "ARTIFACTS_LOST"
+
+
 def test_a_staged_file_that_was_altered_is_never_called_published(tmp_path: Path, made: Path) -> None:
     digest = stage(output(tmp_path), made)
     (place(tmp_path) / ".attempts" / "1" / "adapter.bin").write_bytes(b"altered")

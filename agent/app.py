@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -72,7 +73,9 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
     async with contextlib.AsyncExitStack() as stack:
         loops = Loops()
         environment = {**child_environment(), **failpoints.inherited()}
-        fetcher = Fetcher(environment, settings.inputs(), settings.storage(), ambient(), settings.data_dir)
+        fetcher = Fetcher(
+            environment, settings.inputs(), settings.storage(), ambient(), settings.data_dir, _own_hub_token()
+        )
         sealing_key = SealingKey()
         probes = Probes(fetcher, sealing_key)
         link_settings = LinkSettings(
@@ -123,6 +126,11 @@ def _bounds(inventory: Inventory, groups: Cgroups) -> str:
     if groups.lacking:
         _log.warning("bounds not enforced", why=groups.lacking)
     return groups.shown()
+
+
+def _own_hub_token() -> str:
+    """The hub's token in the agent's own environment, as everybody names it there. No child's environment has it."""
+    return os.environ.get("HF_TOKEN", "")
 
 
 async def _until_the_end(loops: Loops, told: asyncio.Event, *, node: str) -> int:

@@ -21,6 +21,7 @@ from trainplane.addresses import OutboundRules
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agent.inputs.hub import Hub
     from agent.inputs.telling import Teller
 
 _FILE = "file://"
@@ -41,6 +42,8 @@ class FetchJob:
     secrets: Mapping[str, str]
     settings: InputSettings
     storage: StorageSettings
+    hub_token: str = ""
+    """The agent's own, for jobs without one; empty: it has none."""
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> FetchJob:
@@ -54,7 +57,16 @@ class FetchJob:
             secrets=document["secrets"],
             settings=InputSettings.parse(document["settings"]),
             storage=StorageSettings(**document["storage"]),
+            hub_token=document["hub_token"],
         )
+
+    def hub(self) -> Hub:
+        """The hub as the job sees it.
+
+        Raises:
+            InputError: the platform's token cannot be read.
+        """
+        return models.open_hub(self.settings, self.secrets, own_token=self.hub_token)
 
     def access(self, field: str) -> Access:
         """By whose leave a model is read: the agent's own."""
@@ -100,7 +112,7 @@ def _model(job: FetchJob, inputs: Path, teller: Teller) -> Model:
     if wanted.provider == "local":
         found = Model(models.local_directory(wanted), wanted.name, "")
     else:
-        found = models.from_hub(models.open_hub(job.settings, job.secrets), wanted, job.settings, place)
+        found = models.from_hub(job.hub(), wanted, job.settings, place)
     return _with_weights(job, wanted, found, inputs, teller) if wanted.weights_url else found
 
 

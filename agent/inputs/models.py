@@ -62,13 +62,13 @@ class ModelWanted:
         )
 
 
-def open_hub(settings: InputSettings, secrets: Mapping[str, str]) -> Hub:
-    """The hub as the job sees it: with its own token, else with the platform's.
+def open_hub(settings: InputSettings, secrets: Mapping[str, str], *, own_token: str = "") -> Hub:
+    """The hub as the job sees it: with its own token, else the platform's, else the agent's own.
 
     Raises:
         InputError: the platform's token cannot be read.
     """
-    token = secrets.get(TOKEN) or _platform_token(settings)
+    token = secrets.get(TOKEN) or _platform_token(settings) or own_token or None
     return Hub(settings.hub_endpoint, token, Path(settings.cache_dir) / ".hub", settings.ca_bundle)
 
 

@@ -36,5 +36,5 @@ def probe(job: FetchJob) -> dict[str, Any]:
         return {"outcome": "PASSED", "commit": ""}
     if wanted.provider != "huggingface":
         return {"outcome": "SKIPPED", "commit": ""}
-    snapshot = models.look(models.open_hub(job.settings, job.secrets), wanted)
+    snapshot = models.look(job.hub(), wanted)
     return {"outcome": "PASSED", "commit": snapshot.commit}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent.inputs.failures import CONFIG_INVALID, HUB_UNAVAILABLE, InputError
@@ -59,13 +59,15 @@ class Fetcher:
         storage: how object stores are reached.
         credentials: the agent's own AWS variables.
         directory: the agent's own, for what belongs to no attempt.
+        hub_token: the agent's own token for the hub, for jobs without one; empty: it has none.
     """
 
     environment: Mapping[str, str]
     settings: InputSettings
     storage: StorageSettings
-    credentials: Mapping[str, str]
+    credentials: Mapping[str, str] = field(repr=False)
     directory: Path
+    hub_token: str = field(default="", repr=False)
 
     async def fetch(
         self, assignment: Assignment, directory: Path, secrets: Mapping[str, str], told: Callable[[Progress], None]
@@ -105,6 +107,7 @@ class Fetcher:
             "settings": self.settings.to_json(),
             "storage": asdict(self.storage),
             "ambient": dict(self.credentials),
+            "hub_token": self.hub_token,
         }
         return await start_child({**job, **more}, environment=self.environment, log=log)
 

@@ -237,6 +237,21 @@ async def test_no_secret_is_on_disk_in_a_log_or_in_a_process_list_while_it_fetch
     assert TOKEN not in agent.log
 
 
+async def test_the_agents_own_token_serves_a_job_without_one_and_is_in_no_childs_environment(
+    control_plane: FakeControlPlane, agent: Agent, mirror: HubMirror, model: Path, tmp_path: Path
+) -> None:
+    commit = mirror.serve(NAME, model, token=TOKEN)
+    mirror.faults.hold.clear()
+    start(agent, mirror, HF_TOKEN=TOKEN)
+    job = await control_plane.assign(spec(tmp_path))
+    await until(mirror.bodies)
+    assert agent.process is not None
+    assert [each for each in _shown_of_children(agent.process.pid) if TOKEN.encode() in each] == []
+    mirror.faults.hold.set()
+    await until(lambda: job.last("fetched"))
+    assert job.last("fetched").base_model_commit == commit
+
+
 async def test_a_hub_that_stays_down_ends_the_attempt_after_its_tries(tmp_path: Path) -> None:
     settings = InputSettings(cache_dir=str(tmp_path / "cache"), cache_bytes=1, hub_endpoint="http://127.0.0.1:1")
     fetcher = Fetcher(child_environment(), settings, StorageSettings(), {}, tmp_path)

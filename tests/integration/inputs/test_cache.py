@@ -91,6 +91,16 @@ def test_the_platforms_token_serves_jobs_without_one(mirror, directory, settings
     assert fetch(replace(settings, hub_token_file=str(tmp_path / "token")), place(tmp_path), token=None).commit
 
 
+def test_a_jobs_token_goes_before_the_platforms_and_that_before_the_agents_own(settings, tmp_path):
+    (tmp_path / "token").write_text("hf_platform")
+    platform = replace(settings, hub_token_file=str(tmp_path / "token"))
+    asked = {"base_model.auth_token": "hf_job"}
+    assert open_hub(platform, asked, own_token="hf_own").token == "hf_job"
+    assert open_hub(platform, {}, own_token="hf_own").token == "hf_platform"
+    assert open_hub(settings, {}, own_token="hf_own").token == "hf_own"
+    assert open_hub(settings, {}).token is None
+
+
 def test_a_download_that_failed_goes_on_and_is_not_taken_for_whole(mirror, directory, settings, tmp_path):
     mirror.serve(NAME, directory, token=TOKEN)
     mirror.faults.altered = "tokenizer.json"

@@ -94,7 +94,12 @@ class Group:
                 return
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                held = os.pidfd_open(pid)
+                try:
+                    if pid in self.pids():  # and not a stranger, who was given the number in between
+                        signal.pidfd_send_signal(held, signal.SIGKILL)
+                finally:
+                    os.close(held)
 
     def memory(self) -> MemoryUse | None:
         """What it used; None where memory is not counted."""

@@ -79,7 +79,10 @@ def plan(wanted: Wanted, actual: Mapping[AttemptKey, Run], now: float, *, deadli
     """
     actions = [Action(Do.ADOPT, key) for key in wanted.claim if key not in actual and key not in wanted.stop]
     for key, run in actual.items():
-        if run.ended and (key in wanted.settled or (run.claim_refused and not run.started)):
+        if run.ended and run.started and not run.log_shipped:
+            # The trainer told its failure itself: devices are free already, and its log is what people read then.
+            actions.append(Action(Do.SHIP_LOG, key))
+        elif run.ended and (key in wanted.settled or (run.claim_refused and not run.started)):
             actions.append(Action(Do.REMOVE, key))
             continue
         if not run.asked and not run.claim_refused:

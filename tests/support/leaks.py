@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _CANARY = "canary-5f1c0de"
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.05
 _FILES_SECONDS = 0.5
 _WAITS = "import sys, time; time.sleep(3600)"
 

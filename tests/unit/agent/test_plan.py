@@ -62,6 +62,15 @@ def test_the_way_of_an_attempt_that_goes_well() -> None:
     assert todo(ended, wanted=Wanted(settled=frozenset({KEY}))) == [Do.REMOVE]
 
 
+def test_a_failure_that_the_trainer_told_itself_is_removed_only_once_its_log_is_sent_to_its_end() -> None:
+    failed = replace(EXITED, exit_status=1, last_kind="failed", log_shipped=False)
+    settled = Wanted(settled=frozenset({KEY}))
+    assert failed.stage is Stage.ENDED
+    assert todo(failed) == todo(failed, wanted=settled) == [Do.SHIP_LOG]
+    shipped = replace(failed, log_shipped=True)
+    assert (todo(shipped), todo(shipped, wanted=settled)) == ([], [Do.REMOVE])
+
+
 FETCHING = [
     {"base_model": {"provider": "huggingface"}},
     {"base_model": {"provider": "s3"}},

@@ -59,7 +59,7 @@ def prepared(
 
         return Program(
             name=name,
-            argv=(sys.executable, str(CHILD), name, str(journal), *knobs.get(name, [])),
+            argv=(sys.executable, "-P", str(CHILD), name, str(journal), *knobs.get(name, [])),
             log=layout.log(name),
             is_ready=is_ready,
             environment={**os.environ, MARKER: str(settings.data_dir)},

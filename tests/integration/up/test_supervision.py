@@ -25,7 +25,8 @@ class Up:
         self.process = None
 
     async def start(self, *arguments, closed=False):
-        command = [sys.executable, str(FAKE_UP), str(self.data_dir), *arguments]
+        # -P: its folder's modules must not pass for the standard library's.
+        command = [sys.executable, "-P", str(FAKE_UP), str(self.data_dir), *arguments]
         if closed:
             command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
         pipe = None if closed else asyncio.subprocess.PIPE

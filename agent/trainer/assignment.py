@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.trainer import customization
 from agent.trainer.data.formats import READERS
-from agent.trainer.failures import ConfigInvalid, NotYetSupported
+from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedModel
 
@@ -35,6 +35,8 @@ class DatasetSource:
     split: str = "train"
     format: str = ""
     """One of `formats.READERS`; empty: as the file's suffix says."""
+    weight: float | None = None
+    """Share of the training examples, relative to the other datasets'; None in all: each example once an epoch."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field's name -> the name it has in the file."""
     fetched: str = ""
@@ -64,6 +66,12 @@ class Tuning:
     gradient_checkpointing: bool = False
     max_sequence_length: int = 2048
     chat_template: str | None = None
+    packing: bool = False
+    """Several examples in a row; `batch_size` counts examples all the same."""
+    eval_fraction: float = 0.0
+    """Of the training rows, held out for evaluation."""
+    neftune_noise_alpha: float = 0.0
+    """0 = no noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +179,13 @@ def _datasets(spec: Fields, inputs: Inputs | None) -> tuple[DatasetSource, ...]:
     )
     if all(dataset.split == "eval" for dataset in datasets):
         raise ConfigInvalid("datasets: none has split train")
+    fraction = spec.block("tuning_parameters").values.get("eval_fraction")
+    if fraction and any(dataset.split == "eval" for dataset in datasets):
+        raise ConfigInvalid("tuning_parameters.eval_fraction: a dataset has split eval already; leave one of them out")
     return datasets
 
 
 def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
-    if block.number("weight", 1.0) != 1.0:
-        raise NotYetSupported(f"{block.path}.weight: sampling by weight is not supported yet; leave it out or set 1")
     columns = block.block("columns").values
     if not all(isinstance(name, str) for name in columns.values()):
         raise ConfigInvalid(f"{block.path}.columns: every value must be the name of a field in the file")
@@ -185,6 +194,7 @@ def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
         source=block.text("source"),
         split=block.choice("split", "train", allowed=("train", "eval"), known=None),
         format=block.choice("format", "jsonl", allowed=tuple(READERS), known=()) if block.values.get("format") else "",
+        weight=block.number("weight", above=0.0) if block.values.get("weight") is not None else None,
         columns=dict(columns),
         fetched=fetched,
     )
@@ -192,8 +202,7 @@ def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
 
 def _tuning(tuning: Fields) -> Tuning:
     tuning.choice("optimizer", "adamw", allowed=("adamw", "adamw_torch"), known=None)
-    for name in ("packing", "eval_fraction", "checkpoint_steps", "neftune_noise_alpha"):
-        tuning.refuse(name)
+    tuning.refuse("checkpoint_steps")
     return Tuning(
         learning_rate=tuning.number("learning_rate", 2e-4, above=0.0),
         batch_size=tuning.integer("batch_size", 8, minimum=1),
@@ -207,4 +216,7 @@ def _tuning(tuning: Fields) -> Tuning:
         gradient_checkpointing=tuning.boolean("gradient_checkpointing", default=False),
         max_sequence_length=tuning.integer("max_sequence_length", 2048, minimum=2),
         chat_template=tuning.optional_text("chat_template"),
+        packing=tuning.boolean("packing", default=False),
+        eval_fraction=tuning.number("eval_fraction", 0.0, minimum=0.0, below=1.0),
+        neftune_noise_alpha=tuning.number("neftune_noise_alpha", 0.0, minimum=0.0),
     )

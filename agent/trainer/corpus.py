@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent.trainer.data.rows import read_dataset
+from agent.trainer.data.splitting import hold_out
 from agent.trainer.data.template import Renderer
 from agent.trainer.data.tokens import TokenCounts, tokenize
 from agent.trainer.failures import DatasetEmpty
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from agent.trainer.assignment import DatasetSource
-    from agent.trainer.data.rows import Dataset
+    from agent.trainer.assignment import DatasetSource, Tuning
+    from agent.trainer.data.rows import Dataset, Row
     from agent.trainer.data.tokens import Example
     from agent.trainer.reports import Reports
 
@@ -26,9 +27,27 @@ class Corpus:
     """The examples of both splits, and how they came about."""
 
     datasets: list[Dataset]
+    held_out: list[set[int]] = field(default_factory=list)
+    """For each dataset, the places of rows of split train that are evaluated on."""
     train: list[Example] = field(default_factory=list)
     eval: list[Example] = field(default_factory=list)
     counts: dict[str, TokenCounts] = field(default_factory=dict)
+    train_counts: list[int] = field(default_factory=list)
+    """Training examples of each dataset of split train, in their order."""
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """The rows of a split, in order."""
+        for number in range(len(self.datasets)):
+            yield from self.rows_of(number, split)
+
+    def rows_of(self, number: int, split: str) -> Iterator[Row]:
+        """Those of one dataset."""
+        dataset = self.datasets[number]
+        if dataset.source.split == split and not self.held_out[number]:
+            yield from dataset.rows
+        elif dataset.source.split == "train":
+            held_out = self.held_out[number]
+            yield from (row for place, row in enumerate(dataset.rows) if (place in held_out) == (split == "eval"))
 
     def facts(self) -> dict[str, Any]:
         """For the provenance: each source with its digest, each split with its counts."""
@@ -38,12 +57,13 @@ class Corpus:
                     "source": dataset.source.source,
                     "split": dataset.source.split,
                     "rows": len(dataset.rows),
+                    "held_out_rows": len(held_out),
                     "format": dataset.format,
                     "kind": dataset.kind,
                     "size_bytes": dataset.size_bytes,
                     "sha256": dataset.sha256,
                 }
-                for dataset in self.datasets
+                for dataset, held_out in zip(self.datasets, self.held_out, strict=True)
             ],
             "splits": {
                 split: {
@@ -66,33 +86,59 @@ def read_corpus(sources: Sequence[DatasetSource]) -> Corpus:
     Raises:
         TrainingFailure: as `read_dataset` does.
     """
-    return Corpus([read_dataset(source) for source in sources])
+    datasets = [read_dataset(source) for source in sources]
+    return Corpus(datasets, [set() for _ in datasets])
 
 
-def tokenize_corpus(
-    corpus: Corpus, tokenizer: Any, *, chat_template: str | None, max_length: int, reports: Reports
-) -> None:
+def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_length: int, reports: Reports) -> None:
     """Fill in the examples of both splits, and warn of what was cut off or left out.
 
     Raises:
         ChatTemplateMissing: there are conversations and no template.
         DatasetInvalid: the template refuses a row.
-        DatasetEmpty: a split has no trainable token.
+        DatasetEmpty: a split has no trainable token, or a dataset with a weight has none.
     """
-    renderer = Renderer(tokenizer, chat_template)
+    renderer = Renderer(tokenizer, tuning.chat_template)
+    if tuning.eval_fraction:
+        corpus.held_out = _held_out(corpus.datasets, tuning)
     for split, examples in zip(SPLITS, (corpus.train, corpus.eval), strict=True):
-        datasets = [dataset for dataset in corpus.datasets if dataset.source.split == split]
-        if not datasets:
+        if next(corpus.rows(split), None) is None:
             continue
         counts = corpus.counts[split] = TokenCounts()
-        texts = (text for dataset in datasets for row in dataset.rows for text in renderer.render(row))
-        examples.extend(tokenize(texts, tokenizer, max_length=max_length, counts=counts))
+        made = []
+        for number in range(len(corpus.datasets)):
+            texts = (text for row in corpus.rows_of(number, split) for text in renderer.render(row))
+            before = len(examples)
+            examples.extend(tokenize(texts, tokenizer, max_length=max_length, counts=counts))
+            made.append(len(examples) - before)
         _tell(split, counts, max_length, reports)
         if not examples:
             raise DatasetEmpty(
                 f"datasets: no row of split {split} has a token to train on within {max_length} tokens; "
                 f"the first such is {counts.first_untrainable}"
             )
+        if split == "train":
+            corpus.train_counts = _counted(corpus.datasets, made, max_length)
+
+
+def _held_out(datasets: Sequence[Dataset], tuning: Tuning) -> list[set[int]]:
+    trained = [dataset for dataset in datasets if dataset.source.split == "train"]
+    chosen = iter(hold_out(trained, fraction=tuning.eval_fraction, seed=tuning.seed))
+    return [next(chosen) if dataset.source.split == "train" else set() for dataset in datasets]
+
+
+def _counted(datasets: Sequence[Dataset], made: Sequence[int], max_length: int) -> list[int]:
+    """The counts of the datasets of split train, each of which can have its share."""
+    trained = [(dataset.source, count) for dataset, count in zip(datasets, made, strict=True)]
+    trained = [(source, count) for source, count in trained if source.split == "train"]
+    weighted = any(source.weight is not None for source, _ in trained)
+    for source, count in trained:
+        if weighted and not count:
+            raise DatasetEmpty(
+                f"{source.path}.source: no row of it has a token to train on within {max_length} tokens, so it cannot "
+                "have its share of the training; leave the dataset out"
+            )
+    return [count for _, count in trained]
 
 
 def _tell(split: str, counts: TokenCounts, max_length: int, reports: Reports) -> None:

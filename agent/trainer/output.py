@@ -41,8 +41,12 @@ class Output:
                 name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(adapted.model).items()
             }
 
-    def write(self, facts: Mapping[str, Any]) -> None:
+    def write(self, facts: Mapping[str, Any], audited: Mapping[str, Any]) -> None:
         """Write everything and fsync it.
+
+        Args:
+            facts: for `provenance.json` and the model card.
+            audited: for `audit.json`.
 
         Raises:
             OSError: the disk is full or broken.
@@ -50,8 +54,9 @@ class Output:
         with logged_warnings():
             self._save_adapter()
         (self._directory / "README.md").write_text(model_card(facts), encoding="utf-8")
-        document = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-        (self._directory / "provenance.json").write_text(document + "\n", encoding="utf-8")
+        for name, content in (("provenance.json", facts), ("audit.json", audited)):
+            document = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+            (self._directory / name).write_text(document + "\n", encoding="utf-8")
         sync_directory(self._directory)
 
     def _save_adapter(self) -> None:

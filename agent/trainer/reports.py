@@ -64,9 +64,10 @@ class Reports:
         with self._lock:
             os.write(self._descriptor, text.encode("utf-8") + b"\n")
 
-    def phase(self, name: str) -> None:
-        """Say what the trainer does from now on."""
-        self.append("phase", phase=name)
+    def phase(self, name: str, message: str = "") -> None:
+        """Say what the trainer does from now on, or what there is to say of what it does."""
+        said = {"message": message[:MESSAGE_LIMIT]} if message else {}
+        self.append("phase", phase=name, **said)
 
     def warning(self, reason: str, message: str) -> None:
         """Tell the user something that does not stop the training."""

@@ -1,6 +1,6 @@
 """The training loop, top to bottom (ADR 0005, ADR 0010).
 
-    effective batch -> this rank's share -> micro-batches -> gradient -> sum over the ranks -> clip -> step
+    effective batch -> this rank's share -> plan of micro-batches -> gradient -> sum over the ranks -> clip -> step
 
 Every rank adds up losses, not means, and divides by the trained tokens of the whole effective batch: the sum over the
 ranks is then the very gradient that one rank would have computed.
@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agent.trainer.data.batches import collate
-from agent.trainer.data.order import PassCost, effective_batches, micro_batches, share
+from agent.trainer.data.batches import collate_rows
+from agent.trainer.data.order import PassCost, Portion, effective_batches, padded_tokens, plan, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
 from agent.trainer.group import ALONE
 from agent.trainer.loss import summed_loss
 from agent.trainer.metrics import Point
+from agent.trainer.neftune import EmbeddingNoise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent.trainer.assignment import Tuning
+    from agent.trainer.data.order import Plan
     from agent.trainer.data.tokens import Example
     from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
@@ -94,6 +96,7 @@ class Trainer:
         tuning: the job's.
         schedule: the steps and their learning rates.
         group: the ranks that train together; each has all examples and a replica of the model.
+        portions: which examples are of which dataset; none: all are of one.
     """
 
     def __init__(
@@ -103,12 +106,16 @@ class Trainer:
         tuning: Tuning,
         schedule: Schedule,
         group: Group = ALONE,
+        *,
+        portions: Sequence[Portion] = (),
     ) -> None:
         self.adapted = adapted
         self.examples = examples
         self.tuning = tuning
         self.schedule = schedule
         self.group = group
+        self.portions = portions or (Portion(0, len(examples)),)
+        self.noise = EmbeddingNoise(adapted, tuning.neftune_noise_alpha)
         self.cost = adapted.device.cost
         """Its limit is halved when memory runs out."""
         self.parameters = adapted.trainable
@@ -124,7 +131,7 @@ class Trainer:
             OutOfGpuMemory: one example alone does not fit.
         """
         history = History()
-        order = effective_batches(len(self.examples), batch_size=self.tuning.batch_size, seed=self.tuning.seed)
+        order = effective_batches(self.portions, batch_size=self.tuning.batch_size, seed=self.tuning.seed)
         lengths = [len(example) for example in self.examples]
         self.adapted.model.train()
         for number in range(1, self.schedule.total_steps + 1):
@@ -140,7 +147,7 @@ class Trainer:
     def _step(self, number: int, batch: Sequence[Example], *, own: Sequence[Example]) -> Step:
         began = time.perf_counter()
         trained_tokens = sum(example.trained_tokens for example in batch)
-        groups, own_loss = self._gradient(own, trained_tokens)
+        made, own_loss = self._gradient(own, trained_tokens)
         loss = self._add_up(own_loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf)
         grad_norm = norm.item()
@@ -161,9 +168,9 @@ class Trainer:
             grad_norm=grad_norm,
             tokens=sum(len(example) for example in batch),
             trained_tokens=trained_tokens,
-            padded_tokens=sum(len(group) * max(len(own[index]) for index in group) for group in groups),
-            micro_batches=len(groups),
-            micro_batch_examples=max((len(group) for group in groups), default=0),
+            padded_tokens=padded_tokens(made, [len(example) for example in own]),
+            micro_batches=len(made),
+            micro_batch_examples=max((sum(map(len, rows)) for rows in made), default=0),
             seconds=time.perf_counter() - began,
         )
 
@@ -176,44 +183,46 @@ class Trainer:
         self.group.add_up([own_loss, *(p.grad for p in self.parameters if p.grad is not None)])
         return own_loss.item()
 
-    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[list[list[int]], torch.Tensor]:
+    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[Plan, torch.Tensor]:
         """Accumulate the gradient of this rank's part of the mean loss; the micro-batches used, and that part.
 
         Args:
             batch: this rank's share of the effective batch.
             trained_tokens: of the whole effective batch.
         """
+        longest_row = self.tuning.max_sequence_length if self.tuning.packing else 0
         while True:
-            groups = micro_batches([len(example) for example in batch], self.cost)
+            made = plan([len(example) for example in batch], self.cost, longest_row=longest_row)
             try:
-                return groups, self._accumulate(batch, groups, trained_tokens)
+                return made, self._accumulate(batch, made, trained_tokens)
             except torch.OutOfMemoryError as error:
                 log.warning("out of memory limit=%d: %s", self.cost.limit, error)
             # Outside the handler: the error's traceback holds the tensors of the pass that did not fit.
-            self._halve(groups, batch)
+            self._halve(made, batch)
 
-    def _accumulate(
-        self, batch: Sequence[Example], groups: Sequence[Sequence[int]], trained_tokens: int
-    ) -> torch.Tensor:
+    def _accumulate(self, batch: Sequence[Example], made: Plan, trained_tokens: int) -> torch.Tensor:
         total = torch.zeros((), device=self.adapted.device.torch_device)
-        for group in groups:
-            micro = collate(
-                [batch[index] for index in group], pad_id=self.adapted.pad_id, device=self.adapted.device.torch_device
+        for rows in made:
+            micro = collate_rows(
+                [[batch[index] for index in row] for row in rows],
+                pad_id=self.adapted.pad_id,
+                device=self.adapted.device.torch_device,
             )
+            self.noise.expect(micro)
             loss = summed_loss(self.adapted, micro) / trained_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 
-    def _halve(self, groups: Sequence[Sequence[int]], batch: Sequence[Example]) -> None:
+    def _halve(self, made: Plan, batch: Sequence[Example]) -> None:
         """Go on with half of what did not fit; the effective batch stays."""
         self.optimizer.zero_grad()
-        if all(len(group) == 1 for group in groups):
-            longest = max(len(example) for example in batch)
+        lengths = [len(example) for example in batch]
+        largest = max(padded_tokens([rows], lengths) for rows in made)
+        if all(len(rows) == 1 for rows in made) and largest <= max(lengths):
             raise OutOfGpuMemory(
-                f"one example of {longest} tokens does not fit the device's memory; lower "
+                f"one example of {max(lengths)} tokens does not fit the device's memory; lower "
                 "tuning_parameters.max_sequence_length or set tuning_parameters.gradient_checkpointing"
             )
         torch.cuda.empty_cache()
-        largest = max(len(group) * max(len(batch[index]) for index in group) for group in groups)
         self.cost = PassCost(limit=min(self.cost.limit, largest) // 2, overhead=self.cost.overhead)

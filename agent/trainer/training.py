@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from agent.trainer.assignment import Assignment
+    from agent.trainer.assignment import Assignment, Tuning
     from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
     from agent.trainer.model_files import ModelFiles
@@ -63,11 +63,12 @@ class _Rank:
 def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank) -> None:
     """The part that needs torch."""
     from agent.trainer import device, model
-    from agent.trainer.data.sharing import share_examples
+    from agent.trainer.data.sharing import share_examples, share_portions
     from agent.trainer.group import join
     from agent.trainer.loss import Evaluation, mean_loss
     from agent.trainer.output import Output
     from agent.trainer.provenance import Finished, provenance, rank_facts
+    from agent.trainer.separation import require_separation
     from agent.trainer.train import Trainer
 
     reports, tuning = rank.reports, assignment.tuning
@@ -77,15 +78,16 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
         rank.directory / RENDEZVOUS, rank=rank.number, size=assignment.world_size, cuda=bool(assignment.devices)
     )
     tokenizer = model.load_tokenizer(files)
-    if group.first:
-        limit = model.max_length(tuning, files)
-        tokenize_corpus(corpus, tokenizer, chat_template=tuning.chat_template, max_length=limit, reports=reports)
+    audited = _tokenized(corpus, tokenizer, tuning, model.max_length(tuning, files), reports) if group.first else {}
     base = model.load_base(files, assignment.customization, place)
     adapted = model.adapt(base, assignment, tokenizer, place)
     group.take_from_first(adapted.trainable)
+    if tuning.packing:
+        require_separation(adapted)
     model.seed_dropout(tuning.seed, rank.number)
     output = Output(rank.directory / "output", adapted)
     corpus.train, corpus.eval = share_examples(group, corpus.train), share_examples(group, corpus.eval)
+    portions = share_portions(group, assignment.datasets, corpus.train_counts)
     schedule = schedule_for(tuning, examples=len(corpus.train))
     _log_start(corpus, adapted, schedule, group)
 
@@ -101,7 +103,7 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
         metrics.add(step.point)
         meter.on_step(step)
 
-    history = Trainer(adapted, corpus.train, tuning, schedule, group).run(on_step)
+    history = Trainer(adapted, corpus.train, tuning, schedule, group, portions=portions).run(on_step)
     evaluation = None
     if before is not None:
         reports.phase("EVALUATING")
@@ -112,7 +114,17 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
     ranks = group.gather(rank_facts(group.rank, adapted, history))
     if digests is not None:
         finished = Finished(assignment, corpus, adapted, schedule, history, evaluation, digests.result(), ranks)
-        output.write(provenance(finished))
+        output.write(provenance(finished), audited)
+
+
+def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, reports: Reports) -> dict[str, Any]:
+    """Make the corpus's examples; their audit, told in a line."""
+    from agent.trainer.audit import audit, summary
+
+    tokenize_corpus(corpus, tokenizer, tuning, max_length=max_length, reports=reports)
+    audited = audit(corpus, tokenizer, max_length=max_length)
+    reports.phase("PREPARING_DATA", summary(audited))
+    return audited
 
 
 def _log_start(corpus: Corpus, adapted: AdaptedModel, schedule: Schedule, group: Group) -> None:

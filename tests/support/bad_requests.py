@@ -330,6 +330,9 @@ def _contradictions() -> Iterator[BadRequest]:
         ("customization.method", "NOT_YET_SUPPORTED"),
         ("customization.trainable_layers", said),
     )
+    both = changed(LOCAL, "tuning_parameters", {"eval_fraction": 0.1})
+    both["datasets"].append({"source": "file:///data/eval.jsonl", "split": "eval"})
+    yield _bad("two ways to evaluate", both, ("tuning_parameters.eval_fraction", said))
     yield _seed(
         "another rank in peft.config", "customization.peft.config", {"r": 8}, ("customization.peft.config.r", said)
     )
@@ -383,12 +386,8 @@ def _later() -> Iterator[BadRequest]:
         for word in field.later:
             yield _local(f"later {path} {word}", path, word, (told(path), said))
     for path, value in (
-        ("datasets[].weight", 0.5),
-        ("tuning_parameters.packing", True),
-        ("tuning_parameters.eval_fraction", 0.1),
         ("tuning_parameters.checkpoint_steps", 10),
         ("tuning_parameters.checkpoint_limit", 2),
-        ("tuning_parameters.neftune_noise_alpha", 5),
         ("export.merged", True),
         ("export.gguf", True),
         ("export.push_to_hub", "owner/name"),

@@ -2,6 +2,8 @@
 
 An effective batch is what the user asked for; its micro-batches are ours: examples of like length together, padded to
 the longest of each, as few tokens computed as the device's own cost of a pass makes worthwhile.
+
+    epoch_order -> effective batch -> share (this rank's) -> plan: micro-batches of rows of examples
 """
 
 from __future__ import annotations
@@ -10,8 +12,16 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agent.trainer.data.packing import pack
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+NEAR_ENOUGH = 1.03
+"""Shorter rows are worth that much more padding: what a token costs grows with the row that it attends to."""
+
+Plan = list[list[list[int]]]
+"""Micro-batches of rows of examples; a row without packing is one example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +34,75 @@ class PassCost:
     """Tokens whose computation takes as long as starting one more pass."""
 
 
-def effective_batches(count: int, *, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Indices of the examples of one optimizer step after another, without end.
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """The training examples of one dataset, which have successive numbers, and its share in sampling."""
 
-    Every epoch is a new permutation, the same for the same seed on every machine. No batch crosses an epoch's
-    end; the last one of an epoch may be smaller.
+    first: int
+    count: int
+    weight: float | None = None
+    """Relative to the other portions'; None in all of them: each example once an epoch."""
+
+
+def epoch_order(portions: Sequence[Portion], *, seed: int, epoch: int) -> list[int]:
+    """The numbers of the examples of one epoch; a function of its arguments alone, on every machine.
+
+    An epoch has as many examples as there are. Without weights it is a permutation of them. With weights each portion
+    has its share of the epoch (rounded, at least one), and goes round and round through permutations of its own: a
+    small one repeats itself within the epoch, each example as often as any other but for one; a large one goes on in
+    the next epoch where it stopped.
+    """
+    if all(portion.weight is None for portion in portions):
+        order = [portion.first + number for portion in portions for number in range(portion.count)]
+    else:
+        quotas = _quotas(portions)
+        order = [
+            number
+            for place, (portion, quota) in enumerate(zip(portions, quotas, strict=True))
+            for number in _drawn(portion, f"{seed}/{place}", range(epoch * quota, (epoch + 1) * quota))
+        ]
+    random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - a sampling order, no secret
+    return order
+
+
+def _quotas(portions: Sequence[Portion]) -> list[int]:
+    """How many examples of an epoch each portion gives: largest remainders, so that they add up; none gives nothing."""
+    total = sum(portion.count for portion in portions)
+    weights = [1.0 if portion.weight is None else portion.weight for portion in portions]
+    exact = [total * weight / sum(weights) for weight in weights]
+    quotas = [int(share) for share in exact]
+    by_remainder = sorted(range(len(quotas)), key=lambda place: quotas[place] - exact[place])
+    for place in by_remainder[: total - sum(quotas)]:
+        quotas[place] += 1
+    for place, quota in enumerate(quotas):
+        if quota == 0:
+            quotas[quotas.index(max(quotas))] -= 1
+            quotas[place] = 1
+    return quotas
+
+
+def _drawn(portion: Portion, seed: str, places: range) -> Iterator[int]:
+    """What stands at these places of a portion's endless sequence of permutations."""
+    order: list[int] = []
+    drawn_turn = -1
+    for place in places:
+        turn, within = divmod(place, portion.count)
+        if turn != drawn_turn:
+            order = list(range(portion.count))
+            random.Random(f"{seed}/{turn}").shuffle(order)  # noqa: S311 - a sampling order, no secret
+            drawn_turn = turn
+        yield portion.first + order[within]
+
+
+def effective_batches(portions: Sequence[Portion], *, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Numbers of the examples of one optimizer step after another, without end.
+
+    No batch crosses an epoch's end; the last one of an epoch may be smaller.
     """
     epoch = 0
     while True:
-        order = list(range(count))
-        random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - a sampling order, no secret
-        for start in range(0, count, batch_size):
+        order = epoch_order(portions, seed=seed, epoch=epoch)
+        for start in range(0, len(order), batch_size):
             yield order[start : start + batch_size]
         epoch += 1
 
@@ -88,3 +156,37 @@ def micro_batches(lengths: Sequence[int], cost: PassCost) -> list[list[int]]:
         groups.append(order[cut[end] : end])
         end = cut[end]
     return groups[::-1]
+
+
+def plan(lengths: Sequence[int], cost: PassCost, *, longest_row: int = 0) -> Plan:
+    """The micro-batches of one rank's share.
+
+    Args:
+        lengths: of its examples.
+        cost: the device's.
+        longest_row: tokens that a row of several packed examples may have; 0: rows are single examples.
+
+    Returns:
+        With packing, the cheapest of the plans whose rows have the longest example's length, twice that, and so on:
+        the one with the shortest rows among those that are as good as the best.
+    """
+    single = [[index] for index in range(len(lengths))]
+    plans = [_planned(single, lengths, cost)]
+    if longest_row and lengths:
+        bound = max(*lengths, min(longest_row, cost.limit))
+        row = max(lengths)
+        while row <= bound:
+            plans.append(_planned(pack(lengths, row_tokens=row), lengths, cost))
+            row = 2 * row if row == bound else min(2 * row, bound)
+    costs = [padded_tokens(made, lengths) + cost.overhead * len(made) for made in plans]
+    return next(made for made, price in zip(plans, costs, strict=True) if price <= NEAR_ENOUGH * min(costs))
+
+
+def _planned(rows: list[list[int]], lengths: Sequence[int], cost: PassCost) -> Plan:
+    groups = micro_batches([sum(lengths[index] for index in row) for row in rows], cost)
+    return [[rows[place] for place in group] for group in groups]
+
+
+def padded_tokens(made: Plan, lengths: Sequence[int]) -> int:
+    """Tokens that a plan computes, padding included."""
+    return sum(len(rows) * max(sum(lengths[index] for index in row) for row in rows) for rows in made)

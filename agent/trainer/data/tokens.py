@@ -6,7 +6,7 @@ would split tokens that the model sees whole, and would give some tokenizers' co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agent.trainer.data.template import Rendered
+
+LISTED = 100
+"""Rows that are named for each thing that happened; all are counted."""
 
 CHUNK = 512
 """Texts a call: enough for the tokenizer's threads, and a bound on what stands in memory twice."""
@@ -53,8 +56,24 @@ class TokenCounts:
     """Tokens that were cut off."""
     untrainable: int = 0
     """Texts left out, because no trained token was left of them."""
-    first_truncated: str = ""
-    first_untrainable: str = ""
+    endless: int = 0
+    """Examples whose last trained token ends no text or turn: they do not teach a model to stop."""
+    truncated_at: list[str] = field(default_factory=list)
+    untrainable_at: list[str] = field(default_factory=list)
+    endless_at: list[str] = field(default_factory=list)
+    """Where the first of them stand."""
+    shown: tuple[str, Example] | None = None
+    """An example to look at, and where it stands: the first with trained and untrained tokens, else the first."""
+
+    @property
+    def first_truncated(self) -> str:
+        """Where the first text stands that was cut off."""
+        return self.truncated_at[0] if self.truncated_at else ""
+
+    @property
+    def first_untrainable(self) -> str:
+        """Where the first text stands that was left out."""
+        return self.untrainable_at[0] if self.untrainable_at else ""
 
 
 def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, counts: TokenCounts) -> Iterator[Example]:
@@ -67,6 +86,7 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
         counts: is counted up as the examples are taken.
     """
     remaining = iter(texts)
+    ends = np.array(tokenizer.all_special_ids, dtype=np.int32)
     while chunk := list(islice(remaining, CHUNK)):
         for templated in (False, True):
             # Special tokens are the template's business where there is one; one call cannot mix both.
@@ -75,6 +95,7 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
             for text, example in zip(alike, chunk_of_examples, strict=True):
                 counts.texts += 1
                 if (kept := _fitted(text, example, max_length, counts)) is not None:
+                    _look_at(text, kept, ends, counts)
                     yield kept
 
 
@@ -125,16 +146,32 @@ def mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -
     return trained
 
 
+def _look_at(text: Rendered, example: Example, ends: NDArray[np.int32], counts: TokenCounts) -> None:
+    """Note what the audit tells of an example."""
+    last = example.ids[np.flatnonzero(example.trained)[-1]]
+    if not (ends == last).any():
+        counts.endless += 1
+        _list(text.where, counts.endless_at)
+    masked = not example.trained[1:].all()
+    if counts.shown is None or (masked and counts.shown[1].trained[1:].all()):
+        counts.shown = text.where, example
+
+
+def _list(where: str, places: list[str]) -> None:
+    if len(places) < LISTED:
+        places.append(where)
+
+
 def _fitted(text: Rendered, example: Example, max_length: int, counts: TokenCounts) -> Example | None:
     """The example cut to length and counted; None if it teaches nothing."""
     if len(example) > max_length:
         counts.truncated += 1
         counts.truncated_tokens += len(example) - max_length
-        counts.first_truncated = counts.first_truncated or text.where
+        _list(text.where, counts.truncated_at)
         example = Example(example.ids[:max_length].copy(), example.trained[:max_length].copy())
     if not example.trained_tokens:
         counts.untrainable += 1
-        counts.first_untrainable = counts.first_untrainable or text.where
+        _list(text.where, counts.untrainable_at)
         return None
     counts.examples += 1
     counts.tokens += len(example)

@@ -65,8 +65,8 @@ def _fill_dataset(dataset: dict[str, Any]) -> None:
 
 def _format_of(source: str) -> str:
     """How a source is written whose format is not said."""
-    path = source.partition("?")[0]
-    return _FORMATS.get(path[path.rfind(".") :].lower(), "jsonl")
+    name = source.partition("?")[0].rpartition("/")[2]
+    return _FORMATS.get(name[name.rfind(".") :].lower(), "jsonl")
 
 
 def _peft_config(config: dict[str, Any]) -> dict[str, Any]:

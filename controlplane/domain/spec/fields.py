@@ -229,9 +229,8 @@ _DATASET = (
         low=0,
         above_low=True,
         high=1_000_000,
-        default=1,
-        only=1,
-        doc="Share in sampling, relative to the other sources.",
+        default_note="no source has one: every example once an epoch; beside others that have one: 1",
+        doc="Share of the training examples, relative to the other sources of split `train`.",
     ),
 )
 
@@ -322,19 +321,30 @@ _TUNING = (
         default=1,
         doc="Gradients are clipped to this norm.",
     ),
-    _flag(name="packing", default=False, only=False, doc="Pack several examples into one row."),
+    _flag(
+        name="packing",
+        default=False,
+        doc="Compute several examples in one row, where they do not see each other; batch_size counts examples "
+        "all the same.",
+    ),
     _number(
         name="eval_fraction",
         low=0,
         above_low=True,
         high=1,
         below_high=True,
-        not_yet=True,
-        doc="Share of the training rows held out for evaluation.",
+        doc="Share of the training rows held out for evaluation; a row and its duplicates are on one side.",
     ),
     _whole(name="checkpoint_steps", low=1, high=_INT32, not_yet=True, doc="Optimizer steps between checkpoints."),
     _whole(name="checkpoint_limit", low=1, high=1000, not_yet=True, doc="Checkpoints kept."),
-    _number(name="neftune_noise_alpha", low=0, above_low=True, high=1000, not_yet=True, doc="NEFTune's noise."),
+    _number(
+        name="neftune_noise_alpha",
+        low=0,
+        above_low=True,
+        high=1000,
+        default_note="no noise",
+        doc="Noise on the embeddings while training, as NEFTune has it.",
+    ),
     _text(
         name="chat_template",
         shape=shapes.TEMPLATE,

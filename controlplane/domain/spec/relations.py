@@ -138,6 +138,22 @@ def _nothing_to_train_on(seen: Seen) -> str | None:
     return None
 
 
+def _evaluated_twice(seen: Seen) -> str | None:
+    if "eval_fraction" not in seen.effective["tuning_parameters"]:
+        return None
+    for index, dataset in enumerate(seen.effective["datasets"]):
+        if dataset.get("split") == "eval":
+            return f"datasets[{index}] is evaluated on already: leave this out, or that"
+    return None
+
+
+def _packed_prompts(seen: Seen) -> str | None:
+    method = seen.effective["customization"].get("method")
+    if method in PROMPT_METHODS and seen.given("tuning_parameters", "packing"):
+        return f"method `{method}` puts its prompt before a row, not before each example in it: leave it out"
+    return None
+
+
 def backend_names(rules: Rules) -> tuple[str, ...]:
     """The engines that a spec may choose."""
     return tuple(name for name in backends.names() if name != "mock" or rules.dev_mode)
@@ -171,6 +187,10 @@ _RELATIONS = (
     _with_full("lora_alpha"),
     _with_full("lora_dropout"),
     _with_full("target_modules"),
+    Relation(
+        ("tuning_parameters.eval_fraction", "tuning_parameters", "datasets"), problem.CONTRADICTION, _evaluated_twice
+    ),
+    Relation(("tuning_parameters.packing",), problem.CONTRADICTION, _packed_prompts),
     Relation(("customization.trainable_layers",), problem.CONTRADICTION, _layers_of_prompt),
     Relation(
         ("tuning_parameters.batch_size", "tuning_parameters", "resources.gpus", "resources"),

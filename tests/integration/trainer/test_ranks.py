@@ -91,7 +91,7 @@ def test_only_rank_0_reports_and_in_order(four: Attempt):
     kinds = [report["kind"] for report in four.reports]
     assert (kinds[0], kinds[-1]) == ("started", "finished")
     assert kinds.count("started") == kinds.count("finished") == 1
-    phases = ["FETCHING_MODEL", "PREPARING_DATA", "EVALUATING", "TRAINING", "EVALUATING"]
+    phases = ["FETCHING_MODEL", "PREPARING_DATA", "PREPARING_DATA", "EVALUATING", "TRAINING", "EVALUATING"]
     assert [report["phase"] for report in four.said("phase")] == phases
     steps = [step for report in four.said("metrics") for step in report["series"]["step"]]
     assert steps == list(range(1, 9))

@@ -42,6 +42,7 @@ def test_the_output_loads_with_plain_peft_and_the_loss_fell(attempt: Attempt, to
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "audit.json",
         "provenance.json",
     ]
     base = AutoModelForCausalLM.from_pretrained(attempt.model, dtype=torch.float32)
@@ -72,7 +73,12 @@ def test_all_linear_reaches_every_linear_layer_but_the_head(attempt: Attempt):
 def test_what_it_says_is_in_order_and_whole(attempt: Attempt):
     trained(attempt)
     kinds = [report["kind"] for report in attempt.reports]
-    assert [report["phase"] for report in attempt.said("phase")] == ["FETCHING_MODEL", "PREPARING_DATA", "TRAINING"]
+    assert [report["phase"] for report in attempt.said("phase")] == [
+        "FETCHING_MODEL",
+        "PREPARING_DATA",
+        "PREPARING_DATA",
+        "TRAINING",
+    ]
     assert kinds[-1] == "finished"
     first, last = attempt.said("progress")[0], attempt.said("progress")[-1]
     assert (first["step"], last["step"], last["total_steps"], last["epoch"]) == (1, 6, 6, 2.0)
@@ -125,7 +131,7 @@ def test_an_eval_split_is_measured_before_and_after(attempt: Attempt):
     assert losses["eval_after"] < losses["eval_before"]
     last = attempt.said("progress")[-1]
     assert (last["eval_loss_before"], last["eval_loss"]) == (losses["eval_before"], losses["eval_after"])
-    assert [report["phase"] for report in attempt.said("phase")][2:] == ["EVALUATING", "TRAINING", "EVALUATING"]
+    assert [report["phase"] for report in attempt.said("phase")][3:] == ["EVALUATING", "TRAINING", "EVALUATING"]
 
 
 def test_several_datasets_are_trained_on_together(attempt: Attempt):

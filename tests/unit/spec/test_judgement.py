@@ -188,3 +188,24 @@ def test_a_job_s_id_can_be_judged_by_itself():
     assert is_job_id("a-Z_9")
     assert is_job_id("x" * 63)
     assert not any(is_job_id(text) for text in ("", "x" * 64, "a b", "a\n", "é"))
+
+
+def test_a_prompt_method_is_not_packed():
+    spec = changed(changed(LOCAL, "customization.method", "prefix_tuning"), "tuning_parameters.packing", True)
+    assert ("tuning_parameters.packing", "CONTRADICTION") in _refused(spec)
+
+
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [
+        ("file:///data/a.jsonl", "jsonl"),
+        ("file:///data.csv/a", "jsonl"),
+        ("file:///data/a.JSON", "json"),
+        ("s3://bucket/a.parquet", "parquet"),
+        ("file:///data/book.txt", "text"),
+    ],
+)
+def test_the_suffix_tells_the_format_that_is_not_said(source: str, form: str):
+    checked = check(changed(LOCAL, "datasets[].source", source), rules=Rules())
+    assert checked.effective["datasets"][0]["format"] == form
+    assert "format" not in checked.sent["datasets"][0]

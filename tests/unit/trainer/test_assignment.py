@@ -36,6 +36,7 @@ def test_every_field_arrives_where_it_belongs():
     tuning = {
         "learning_rate": 1e-3, "batch_size": 64, "num_epochs": 0.5, "max_steps": 7, "warmup_ratio": 0.1, "lr_scheduler": "cosine",
         "weight_decay": 0.01, "max_grad_norm": 0.5, "seed": 7, "gradient_checkpointing": True, "max_sequence_length": 128, "chat_template": "{{ x }}",
+        "packing": True, "eval_fraction": 0.25, "neftune_noise_alpha": 5,
     }  # fmt: skip
     customization = {
         "method": "lora",
@@ -47,16 +48,16 @@ def test_every_field_arrives_where_it_belongs():
     }
     datasets = [
         {"source": "file:///a", "columns": {"prompt": "q"}},
-        {"source": "file:///b", "split": "eval", "weight": 1},
+        {"source": "file:///b", "weight": 0.5},
     ]
     assignment = parsed(tuning_parameters=tuning, customization=customization, datasets=datasets)
     assert assignment.tuning == Tuning(**tuning)
     lora = assignment.customization.lora
     assert (lora.rank, lora.alpha, lora.dropout, lora.target_modules) == (16, 32, 0.05, ("q_proj",))
     assert assignment.customization.precision == "fp32"
-    assert [(d.index, d.source, d.split, dict(d.columns)) for d in assignment.datasets] == [
-        (0, "file:///a", "train", {"prompt": "q"}),
-        (1, "file:///b", "eval", {}),
+    assert [(d.index, d.source, d.weight, dict(d.columns)) for d in assignment.datasets] == [
+        (0, "file:///a", None, {"prompt": "q"}),
+        (1, "file:///b", 0.5, {}),
     ]
 
 
@@ -136,7 +137,7 @@ REFUSED = [
     ({"datasets": ["x"]}, ConfigInvalid, "datasets[0]"),
     ({"datasets": [{"source": "file:///a", "split": "eval"}]}, ConfigInvalid, "datasets"),
     ({"datasets": [{"source": "file:///a"}, {"source": "file:///a", "format": "xml"}]}, ConfigInvalid, "datasets[1].format"),
-    ({"datasets": [{"source": "file:///a", "weight": 0.5}]}, NotYetSupported, "datasets[0].weight"),
+    ({"datasets": [{"source": "file:///a", "weight": 0}]}, ConfigInvalid, "datasets[0].weight"),
     ({"datasets": [{"source": "file:///a", "columns": {"text": 1}}]}, ConfigInvalid, "datasets[0].columns"),
     ({"tuning_parameters": {"learning_rate": 0}}, ConfigInvalid, "tuning_parameters.learning_rate"),
     ({"tuning_parameters": {"learning_rate": float("nan")}}, ConfigInvalid, "tuning_parameters.learning_rate"),
@@ -146,10 +147,11 @@ REFUSED = [
     ({"tuning_parameters": {"warmup_ratio": 1.1}}, ConfigInvalid, "tuning_parameters.warmup_ratio"),
     ({"tuning_parameters": {"lr_scheduler": "polynomial"}}, NotYetSupported, "tuning_parameters.lr_scheduler"),
     ({"tuning_parameters": {"optimizer": "lion"}}, NotYetSupported, "tuning_parameters.optimizer"),
-    ({"tuning_parameters": {"packing": True}}, NotYetSupported, "tuning_parameters.packing"),
-    ({"tuning_parameters": {"eval_fraction": 0.1}}, NotYetSupported, "tuning_parameters.eval_fraction"),
+    ({"tuning_parameters": {"packing": 1}}, ConfigInvalid, "tuning_parameters.packing"),
+    ({"tuning_parameters": {"eval_fraction": 1}}, ConfigInvalid, "tuning_parameters.eval_fraction"),
+    ({"tuning_parameters": {"eval_fraction": 0.1}, "datasets": [{"source": "file:///a"}, {"source": "file:///b", "split": "eval"}]}, ConfigInvalid, "tuning_parameters.eval_fraction"),
     ({"tuning_parameters": {"checkpoint_steps": 10}}, NotYetSupported, "tuning_parameters.checkpoint_steps"),
-    ({"tuning_parameters": {"neftune_noise_alpha": 5}}, NotYetSupported, "tuning_parameters.neftune_noise_alpha"),
+    ({"tuning_parameters": {"neftune_noise_alpha": -1}}, ConfigInvalid, "tuning_parameters.neftune_noise_alpha"),
     ({"tuning_parameters": {"gradient_checkpointing": 1}}, ConfigInvalid, "tuning_parameters.gradient_checkpointing"),
     ({"tuning_parameters": []}, ConfigInvalid, "tuning_parameters"),
 ]  # fmt: skip

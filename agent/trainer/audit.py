@@ -1,0 +1,155 @@
+"""What a training is about to learn from: `audit.json` among the artifacts, and a line of it before training begins.
+
+It answers what people find out too late: what was cut off or left out and where it stands, whether the model learns to
+stop, what is there twice, and, by one rendered example, which tokens are trained on at all.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.trainer.data.rows import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.trainer.corpus import Corpus
+    from agent.trainer.data.tokens import Example, TokenCounts
+
+FORMAT_VERSION = 1
+LISTED = 100
+"""Rows that are named for each finding; all are counted."""
+RENDERED_TOKENS = 2048
+"""Of the rendered example; the rest is left out."""
+
+
+def audit(corpus: Corpus, tokenizer: Any, *, max_length: int) -> dict[str, Any]:
+    """The audit of a tokenized corpus, as JSON.
+
+    Args:
+        corpus: with the examples of its splits.
+        tokenizer: that made them.
+        max_length: tokens of an example at most.
+    """
+    splits = {"train": corpus.train, "eval": corpus.eval}
+    return {
+        "format_version": FORMAT_VERSION,
+        "max_length": max_length,
+        "sources": [
+            {
+                "source": dataset.source.source,
+                "split": dataset.source.split,
+                "format": dataset.format,
+                "kind": dataset.kind,
+                "sha256": dataset.sha256,
+                "rows_read": len(dataset.rows),
+                "rows_held_out": len(held_out),
+            }
+            for dataset, held_out in zip(corpus.datasets, corpus.held_out, strict=True)
+        ],
+        "splits": {split: _split(splits[split], counts) for split, counts in corpus.counts.items()},
+        "duplicates": _duplicates(corpus),
+        "rendered": _rendered(corpus.counts["train"], tokenizer),
+    }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """The audit in a line, for an event."""
+    train = found["splits"]["train"]
+    lengths, twice = train["lengths"], found["duplicates"]
+    said = (
+        f"audit: {sum(source['rows_read'] for source in found['sources'])} rows read; {train['examples']} examples to "
+        f"train on with {train['tokens']} tokens, {train['trained_tokens']} of them trained on; "
+        f"{lengths['median']} tokens in the middle, {lengths['max']} at most; {train['refused']['texts']} left out "
+        f"without a target, {train['truncated']['texts']} cut off, {train['without_eos']['texts']} that do not end, "
+        f"{twice['rows']} duplicates"
+    )
+    if "eval" in found["splits"]:
+        said += (
+            f"; {found['splits']['eval']['examples']} examples to evaluate on, {twice['eval_rows_in_train']} of their "
+            "rows in train too"
+        )
+    return f"{said}; audit.json tells which"
+
+
+def _split(examples: Sequence[Example], counts: TokenCounts) -> dict[str, Any]:
+    lengths = np.array([len(example) for example in examples])
+    return {
+        "texts": counts.texts,
+        "examples": counts.examples,
+        "tokens": counts.tokens,
+        "trained_tokens": counts.trained_tokens,
+        "lengths": {
+            "min": int(lengths.min()),
+            "mean": round(float(lengths.mean()), 1),
+            "median": int(np.median(lengths)),
+            "p90": int(np.percentile(lengths, 90)),
+            "p99": int(np.percentile(lengths, 99)),
+            "max": int(lengths.max()),
+            "histogram": _histogram(lengths),
+        },
+        "refused": _finding(counts.untrainable, counts, counts.untrainable_at),
+        "truncated": {
+            **_finding(counts.truncated, counts, counts.truncated_at),
+            "tokens_cut_off": counts.truncated_tokens,
+        },
+        "without_eos": _finding(counts.endless, counts, counts.endless_at),
+    }
+
+
+def _finding(texts: int, counts: TokenCounts, rows: Sequence[str]) -> dict[str, Any]:
+    return {"texts": texts, "share": round(texts / counts.texts, 6), "rows": list(rows)}
+
+
+def _histogram(lengths: np.ndarray) -> list[dict[str, int]]:
+    """Examples by length, in bins of doubling width from the shortest to the longest."""
+    exponents = np.frexp(lengths - 0.5)[1]  # 1 -> 0, 2 -> 1, 3 and 4 -> 2, 5 to 8 -> 3
+    return [
+        {"at_most": 2**exponent, "examples": int((exponents == exponent).sum())}
+        for exponent in range(int(exponents.min()), int(exponents.max()) + 1)
+    ]
+
+
+def _duplicates(corpus: Corpus) -> dict[str, Any]:
+    """Rows that another row of the same split has before them, and eval rows that are trained on, too."""
+    count = leaked = 0
+    first: list[dict[str, str]] = []
+    seen: dict[str, dict[bytes, str]] = {}
+    for split in corpus.counts:
+        known = seen.setdefault(split, {})
+        for row in corpus.rows(split):
+            content = fingerprint(row.content)
+            leaked += split == "eval" and content in seen["train"]
+            before = known.setdefault(content, row.where)
+            if before is row.where:
+                continue
+            count += 1
+            if len(first) < LISTED:
+                first.append({"row": row.where, "same_as": before})
+    rows = sum(len(dataset.rows) for dataset in corpus.datasets)
+    return {"rows": count, "share": round(count / rows, 6), "first": first, "eval_rows_in_train": leaked}
+
+
+def _rendered(counts: TokenCounts, tokenizer: Any) -> dict[str, Any]:
+    """One example as the model sees it, cut where what is trained on begins and ends."""
+    if counts.shown is None:
+        raise ValueError("an audit needs an example")
+    where, example = counts.shown
+    ids, trained = example.ids[:RENDERED_TOKENS], example.trained[:RENDERED_TOKENS]
+    cuts = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
+    return {
+        "row": where,
+        "tokens": len(example),
+        "trained_tokens": example.trained_tokens,
+        "segments": [
+            {
+                "trained": bool(trained[start]),
+                "tokens": end - start,
+                "text": tokenizer.decode(ids[start:end].tolist(), clean_up_tokenization_spaces=False),
+            }
+            for start, end in pairwise(cuts)
+        ],
+    }

@@ -1,0 +1,158 @@
+"""Several datasets with shares, held-out rows, and the audit of what is trained on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent.trainer.assignment import DatasetSource
+from agent.trainer.data.rows import Dataset, Row, Text
+from agent.trainer.data.splitting import hold_out
+from agent.trainer.failures import DatasetEmpty
+from tests.integration.trainer.attempts import failed_with
+
+if TYPE_CHECKING:
+    from tests.integration.trainer.attempts import Attempt
+
+SOURCE = DatasetSource(index=0, source="file:///a")
+
+
+def dataset(texts: list[str]) -> Dataset:
+    return Dataset(SOURCE, "jsonl", "text", [Row(f"row {n}", Text(text)) for n, text in enumerate(texts)], "", 0)
+
+
+def test_held_out_rows_are_as_many_as_asked_and_the_seed_s():
+    datasets = [dataset([f"a{n}" for n in range(80)]), dataset([f"b{n}" for n in range(20)])]
+    chosen = hold_out(datasets, fraction=0.2, seed=1)
+    assert sum(map(len, chosen)) == 20
+    assert all(chosen)
+    assert hold_out(datasets, fraction=0.2, seed=1) == chosen
+    assert hold_out(datasets, fraction=0.2, seed=2) != chosen
+
+
+def test_a_row_and_its_duplicates_are_on_one_side_whatever_their_dataset():
+    texts = [f"t{n % 10}" for n in range(40)]
+    datasets = [dataset(texts), dataset(texts[:15])]
+    chosen = hold_out(datasets, fraction=0.3, seed=3)
+    sides = [
+        {(row.content, place in held) for place, row in enumerate(of.rows)}
+        for of, held in zip(datasets, chosen, strict=True)
+    ]
+    assert len(sides[0] | sides[1]) == 10
+    assert 0.3 * 55 <= sum(map(len, chosen)) < 55
+
+
+def test_a_row_that_is_added_moves_hardly_any_other():
+    before = [f"t{n}" for n in range(100)]
+    (old,) = hold_out([dataset(before)], fraction=0.1, seed=0)
+    (new,) = hold_out([dataset(["new", *before])], fraction=0.1, seed=0)
+    assert len({place - 1 for place in new} ^ old) <= 2
+
+
+@pytest.mark.parametrize("texts", [["a"], ["a"] * 9])
+def test_rows_that_are_all_alike_cannot_be_parted(texts: list[str]):
+    with pytest.raises(DatasetEmpty, match=r"^tuning_parameters\.eval_fraction: .*leaves none"):
+        hold_out([dataset(texts)], fraction=0.1, seed=0)
+
+
+def numbers(first: int, count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"What is {n}? ", "completion": f"It is {n}."} for n in range(first, first + count)]
+
+
+def test_shares_and_a_held_out_part_are_trained_with(attempt: Attempt):
+    few, many = attempt.dataset(numbers(0, 5), "few.jsonl"), attempt.dataset(numbers(100, 35), "many.jsonl")
+    attempt.assign(
+        datasets=[{"source": few, "weight": 1}, {"source": many, "weight": 1}],
+        tuning_parameters={"eval_fraction": 0.25, "num_epochs": 1},
+    )
+    assert attempt.run() == 0, attempt.reports[-1]
+    facts = attempt.provenance
+    held = [source["held_out_rows"] for source in facts["datasets"]["sources"]]
+    assert sum(held) == facts["datasets"]["splits"]["eval"]["examples"] == 10
+    assert facts["losses"]["eval_after"] < facts["losses"]["eval_before"]
+    trained_few = 5 - held[0]
+    (rank,) = facts["ranks"]
+    assert rank["first_epoch"]["examples"] == 30
+    assert sum(number < trained_few for number in rank["first_epoch"]["numbers"]) == 15
+
+
+def test_a_dataset_with_a_share_must_have_something_to_train_on(attempt: Attempt):
+    empty = attempt.dataset([{"prompt": "a", "completion": ""}], "empty.jsonl")
+    rows = attempt.dataset(numbers(0, 8), "full.jsonl")
+    attempt.assign(datasets=[{"source": rows, "weight": 3}, {"source": empty}])
+    reason, message = failed_with(attempt)
+    assert reason == "DATASET_EMPTY"
+    assert message.startswith("datasets[1].source: ")
+
+
+AUDITED = [
+    *numbers(0, 6),
+    {"prompt": "What is 0? ", "completion": "It is 0."},  # as row 1
+    {"prompt": "What now? ", "completion": ""},
+    {"prompt": "What is it? ", "completion": "It is long. " * 60},
+]
+
+
+@pytest.fixture
+def audited(attempt: Attempt) -> dict[str, Any]:
+    evaluated = attempt.dataset([*numbers(3, 1), *numbers(50, 3)], "eval.jsonl")
+    attempt.assign(
+        rows=AUDITED,
+        datasets=[{"source": (attempt.directory / "rows.jsonl").as_uri()}, {"source": evaluated, "split": "eval"}],
+        tuning_parameters={"max_sequence_length": 64, "max_steps": 1},
+    )
+    assert attempt.run() == 0, attempt.reports[-1]
+    return json.loads((attempt.output / "audit.json").read_text())
+
+
+def test_the_audit_names_what_was_left_out_cut_off_or_there_twice(audited: dict[str, Any], attempt: Attempt):
+    where = f"datasets[0].source: row {{}} of {attempt.directory / 'rows.jsonl'}".format
+    train = audited["splits"]["train"]
+    assert (train["texts"], train["examples"]) == (9, 8)
+    assert train["refused"] == {"texts": 1, "share": 0.111111, "rows": [where(8)]}
+    assert train["truncated"]["rows"] == train["without_eos"]["rows"] == [where(9)]
+    assert train["truncated"]["tokens_cut_off"] > 100
+    assert audited["duplicates"]["first"] == [{"row": where(7), "same_as": where(1)}]
+    assert audited["duplicates"]["eval_rows_in_train"] == 1
+    assert [source["rows_read"] for source in audited["sources"]] == [9, 4]
+
+
+def test_the_histogram_counts_every_example_once(audited: dict[str, Any]):
+    for split in audited["splits"].values():
+        bins = split["lengths"]["histogram"]
+        assert sum(each["examples"] for each in bins) == split["examples"]
+        assert bins[-1]["at_most"] >= split["lengths"]["max"] > bins[-1]["at_most"] // 2
+        assert bins[0]["at_most"] >= split["lengths"]["min"]
+        tokens = sum(each["at_most"] * each["examples"] for each in bins)
+        assert split["tokens"] <= tokens < 2 * split["tokens"]
+
+
+def test_the_rendered_example_shows_what_is_trained_on(audited: dict[str, Any]):
+    rendered = audited["rendered"]
+    assert [(each["trained"], each["text"]) for each in rendered["segments"]] == [
+        (False, "What is 0? "),
+        (True, "It is 0.<|endoftext|>"),
+    ]
+    assert sum(each["tokens"] for each in rendered["segments"]) == rendered["tokens"]
+    assert rendered["segments"][1]["tokens"] == rendered["trained_tokens"]
+
+
+def test_the_audit_is_told_before_training(audited: dict[str, Any], attempt: Attempt):
+    phases = attempt.said("phase")
+    told = [report["message"] for report in phases if "message" in report]
+    assert len(told) == 1
+    assert told[0].startswith(f"audit: 13 rows read; {audited['splits']['train']['examples']} examples to train on")
+    assert "1 left out without a target, 1 cut off, 1 that do not end, 1 duplicates" in told[0]
+    assert "1 of their rows in train too" in told[0]
+    names = [report["phase"] for report in phases]
+    assert names.index("TRAINING") > [("message" in report) for report in phases].index(True)
+    assert "What is" not in told[0]  # rows are the user's: none of their text is in an event
+
+
+def test_rows_of_which_none_teaches_anything_fail_in_words(attempt: Attempt):
+    attempt.assign(rows=[{"prompt": "a", "completion": ""}] * 3)
+    reason, message = failed_with(attempt)
+    assert reason == "DATASET_EMPTY"
+    assert "no row of split train has a token to train on" in message

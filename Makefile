@@ -41,10 +41,15 @@ lint: $(STAMP)  ## style, types, import contracts, protos, fresh generated code
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
+	@base=$$(git rev-parse -q --verify $(BREAKING_BASE) || git rev-parse -q --verify main) \
+	  && $(BIN)/buf breaking --against ".git#ref=$$base" \
+	  || { [ -z "$$base" ] && echo "protos not compared: there is neither $(BREAKING_BASE) nor main here"; }
 	@rm -rf build/gen && mkdir -p build/gen
 	@$(MAKE) --no-print-directory gen OUT=build/gen
 	@for f in $$(cd build/gen && find . -type f); do cmp "build/gen/$$f" "$$f" || { echo "generated code is stale: make gen"; exit 1; }; done
 
+# What the protos must stay compatible with: what has landed.
+BREAKING_BASE ?= origin/main
 OUT ?= .
 gen: $(STAMP)  ## write the generated code anew
 	$(BIN)/buf generate -o $(OUT)

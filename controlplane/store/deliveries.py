@@ -97,7 +97,7 @@ _DELIVERIES = (
 _DUE_RETRIES = (
     select(_r.job_uid, _r.kind, _r.sequence, _r.tries, _r.next_try_time_us, _r.host)
     .where(_r.next_try_time_us <= bindparam("now_us"), _not_full(_r.host))
-    .order_by(_r.next_try_time_us, _r.job_uid, _r.sequence)
+    .order_by(_r.next_try_time_us, _r.job_uid, _r.kind, _r.sequence)
     .limit(bindparam("limit"))
 )
 _SAVE_RETRY = Upsert(tables.pending_retries, replacing=["tries", "next_try_time_us"])

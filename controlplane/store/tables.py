@@ -287,7 +287,8 @@ endpoints = Table(
     PrimaryKeyConstraint("job_uid", "kind"),
     _one_of("state", EndpointState),
     CheckConstraint("cursor >= 0 AND tries >= 0", name="counts"),
-    _partial("endpoints_active", "next_try_time_us", where="state = 'ACTIVE'"),
+    # In the order of the query, so that a round reads no more than it takes, however many are due.
+    _partial("endpoints_active", "next_try_time_us", "job_uid", "kind", where="state = 'ACTIVE'"),
 )
 
 deliveries = Table(

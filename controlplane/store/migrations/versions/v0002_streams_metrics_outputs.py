@@ -11,6 +11,7 @@ branch_labels = None
 depends_on = None
 
 KEY = sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql")
+ACTIVE = sa.text("state = 'ACTIVE'")
 LIVE_OUTPUT = sa.text("end_time_us = 0 AND output_place <> ''")
 
 
@@ -24,6 +25,14 @@ def upgrade() -> None:
         ["project", "output_place"],
         sqlite_where=LIVE_OUTPUT,
         postgresql_where=LIVE_OUTPUT,
+    )
+    op.drop_index("endpoints_active", "endpoints")
+    op.create_index(
+        "endpoints_active",
+        "endpoints",
+        ["next_try_time_us", "job_uid", "kind"],
+        sqlite_where=ACTIVE,
+        postgresql_where=ACTIVE,
     )
     op.create_table(
         "metric_chunks",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from agent.inputs.failures import MODEL_FORMAT_UNSUPPORTED, InputError
+from agent.inputs.failures import DATASET_NOT_FOUND, MODEL_FORMAT_UNSUPPORTED, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,18 @@ _BESIDE = frozenset(
 )
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHOWN = 4
+
+_FORMATS = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".ndjson"),
+    "json": (".json",),
+    "csv": (".csv",),
+    "text": (".txt",),
+}
+"""How data files end, by format; of several formats the first here is taken."""
+_SPLIT_WORDS = {"train": ("train", "training"), "eval": ("validation", "valid", "val", "dev", "eval", "test")}
+"""What stands in the names of a split's files, by the hub's convention; the first that is there."""
+_NO_DATA = frozenset({"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"})
 
 
 def model_files(name: str, there: Iterable[str], *, sibling: str | None = None, field: str) -> list[str]:
@@ -76,6 +88,58 @@ def beside(name: str, there: Iterable[str], *, field: str) -> list[str]:
     if CONFIG not in names:
         raise _unsupported(field, f"{name} has no config.json, but {_shown(sorted(names))}")
     return sorted(n for n in names if n in _BESIDE or ("/" not in n and n.endswith(".tiktoken")))
+
+
+def dataset_files(name: str, there: Iterable[str], *, split: str, form: str, field: str) -> list[str]:
+    """The data files of one split of a dataset's repository: all of one format, in one directory, in order.
+
+    A file belongs to the split that a word of its path says. Where no path says any, all files are of split train.
+
+    Args:
+        name: the repository's, for the message.
+        there: every file of it.
+        split: `train` or `eval`.
+        form: the format wanted; empty: the first of Parquet, JSON lines, JSON, CSV and text that there is.
+        field: the spec's field to blame.
+
+    Raises:
+        InputError: DATASET_NOT_FOUND: there is none, or it cannot be told which are meant.
+    """
+    names = [file for file in sorted(set(there)) if file.rpartition("/")[2] not in _NO_DATA and not _hidden(file)]
+    wanted = {form: _FORMATS[form]} if form else _FORMATS
+    data = [file for file in names for endings in wanted.values() if file.lower().endswith(endings)]
+    if not data:
+        endings_said = ", ".join(ending for endings in wanted.values() for ending in endings)
+        raise _not_found(field, f"{name} has no file that ends in {endings_said}, but {_shown(sorted(set(there)))}")
+    chosen = _of_split(data, split)
+    if not chosen and (split == "eval" or any(_of_split(data, other) for other in _SPLIT_WORDS)):
+        words = ", ".join(_SPLIT_WORDS[split])
+        raise _not_found(field, f"no file of {name} is of split {split} by its name ({words}), but {_shown(data)}")
+    alike = [[file for file in chosen or data if file.lower().endswith(endings)] for endings in wanted.values()]
+    files = next(files for files in alike if files)
+    directories = sorted({file.rpartition("/")[0] or "its root" for file in files})
+    if len(directories) > 1:
+        raise _not_found(
+            field,
+            f"{name} has files of split {split} in several directories ({_shown(directories)}): give the https:// "
+            "address of one file (…/resolve/…) instead",
+        )
+    return files
+
+
+def _of_split(data: list[str], split: str) -> list[str]:
+    for word in _SPLIT_WORDS[split]:
+        if files := [file for file in data if re.search(rf"(?:^|[^a-z]){word}(?:[^a-z]|$)", file.lower())]:
+            return files
+    return []
+
+
+def _hidden(file: str) -> bool:
+    return any(part.startswith(".") for part in file.split("/"))
+
+
+def _not_found(field: str, what: str) -> InputError:
+    return InputError(DATASET_NOT_FOUND, f"{field}: {what}")
 
 
 def _unsupported(field: str, what: str) -> InputError:

@@ -1,11 +1,17 @@
-"""A job's datasets onto this node: objects of S3 into the attempt's own directory, each with its own role."""
+"""A job's datasets onto this node, into the attempt's own directory: from S3, by https, and from the hub.
+
+Objects of S3 are read each with its own role; what comes by https passes the outbound rules; of a repository of the hub
+come the files of one split (`choice.dataset_files`), at one commit.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from agent.inputs import choice
 from agent.inputs.failures import (
     BUCKET_NOT_FOUND,
     CONFIG_INVALID,
@@ -16,55 +22,94 @@ from agent.inputs.failures import (
     InputError,
     is_disk_full,
 )
+from agent.inputs.https import Download
+from agent.inputs.hub import a_dataset
+from agent.inputs.models import download_all
 from agent.storage import UnsupportedURIError, open_object
-from agent.storage.access import Access, StorageSettings, session_name
+from agent.storage.access import Access, session_name
 from agent.storage.errors import BucketNotFoundError, StorageMisusedError
+from trainplane.addresses import OutboundRules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from agent.inputs.fetch import FetchJob
 
 _FILE = "file://"
+_HTTPS = "https://"
+_HUB = "hf:"
 
 
-def fetch_datasets(
-    spec: Mapping[str, Any],
-    directory: Path,
-    *,
-    job_id: str,
-    settings: StorageSettings,
-    expects: Callable[[Path, int], None],
-) -> list[Path]:
-    """A local path for each of `datasets`, in order. What was fetched before is not fetched again.
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset on this node: a file, or a directory of files that are read in the order of their names."""
+
+    path: Path
+    commit: str = ""
+    """Of the hub; empty where the source knows none."""
+
+
+def fetch_datasets(job: FetchJob, directory: Path, *, expects: Callable[[Path, int], None]) -> list[Dataset]:
+    """Where each of the job's `datasets` is now, in order. What was fetched before is not fetched again.
 
     Args:
-        spec: the effective spec.
+        job: whose they are.
         directory: where fetched ones go.
-        job_id: names the role's session.
-        settings: how this platform reaches object stores.
         expects: called with the directory and its size to come before each download.
 
     Raises:
         InputError: one is not there, not allowed, or does not come.
     """
-    paths = []
-    for index, dataset in enumerate(spec["datasets"]):
-        source = str(dataset["source"])
-        if source.startswith(_FILE):
-            paths.append(Path(unquote(source.removeprefix(_FILE))))
-            continue
-        access = Access(
-            session_name=session_name(job_id),
-            role_arn=(dataset.get("auth") or {}).get("role_arn"),
-            field=f"datasets[{index}].source",
-            settings=settings,
+    return [_fetched(job, index, directory, expects) for index in range(len(job.spec["datasets"]))]
+
+
+def _fetched(job: FetchJob, index: int, directory: Path, expects: Callable[[Path, int], None]) -> Dataset:
+    wanted = job.spec["datasets"][index]
+    source, field = str(wanted["source"]), f"datasets[{index}].source"
+    if source.startswith(_FILE):
+        return Dataset(Path(unquote(source.removeprefix(_FILE))))
+    if source.startswith(_HUB):
+        return _from_hub(job, index, directory / f"dataset-{index}", expects)
+    # The suffix stays: it is what a reader without `format` goes by.
+    target = directory / f"dataset-{index}{PurePosixPath(urlsplit(source).path).suffix}"
+    if target.exists():
+        return Dataset(target)
+    if source.startswith(_HTTPS):
+        settings = job.settings
+        download = Download(
+            source,
+            field,
+            limit_bytes=settings.cache_bytes,
+            rules=OutboundRules.of(hosts=settings.allowed_hosts, networks=settings.allowed_networks),
+            ca_bundle=settings.ca_bundle,
+            missing=DATASET_NOT_FOUND,
         )
-        # A folder of its own, whose size says how much has come; the suffix is what a reader may go by.
-        target = directory / f"dataset-{index}" / f"rows{Path(source).suffix}"
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            bring(source, access, target, missing=DATASET_NOT_FOUND, expects=expects)
-        paths.append(target)
-    return paths
+        download.into(target, expects=lambda size: expects(directory, size))
+        return Dataset(target)
+    role = (wanted.get("auth") or {}).get("role_arn")
+    access = Access(session_name=session_name(job.job_id), role_arn=role, field=field, settings=job.storage)
+    bring(source, access, target, missing=DATASET_NOT_FOUND, expects=expects)
+    return Dataset(target)
+
+
+def _from_hub(job: FetchJob, index: int, directory: Path, expects: Callable[[Path, int], None]) -> Dataset:
+    wanted, field = job.spec["datasets"][index], f"datasets[{index}].source"
+    name, _, revision = str(wanted["source"]).removeprefix(_HUB).partition("@")
+    hub = replace(job.hub(), subject=a_dataset(field))
+    there = hub.snapshot(name, revision or "main")
+    chosen = choice.dataset_files(
+        name,
+        [file.name for file in there.files],
+        split=wanted.get("split", "train"),
+        form=wanted.get("format", ""),
+        field=field,
+    )
+    snapshot = replace(there, files=tuple(there.file(file) for file in chosen))
+    directory.mkdir(exist_ok=True)
+    expects(directory, sum(file.size_bytes for file in snapshot.files))
+    download_all(hub, snapshot, directory)
+    first = directory / chosen[0]
+    return Dataset(first if len(chosen) == 1 else first.parent, there.commit)
 
 
 def bring(source: str, access: Access, target: Path, *, missing: str, expects: Callable[[Path, int], None]) -> None:

@@ -94,10 +94,12 @@ def fetch(job: FetchJob, teller: Teller) -> dict[str, Any]:
         found = _model(job, inputs, teller)
     if not all(d["source"].startswith(_FILE) for d in datasets):
         teller.phase(PREPARING_DATA)
-    paths = fetch_datasets(job.spec, inputs, job_id=job.job_id, settings=job.storage, expects=teller.expects)
+    fetched = fetch_datasets(job, inputs, expects=teller.expects)
     document = {
         "model": {"path": str(found.path), "name": found.name, "commit": found.commit},
-        "datasets": [{"path": str(path)} for path in paths],
+        "datasets": [
+            {"path": str(dataset.path)} | ({"commit": dataset.commit} if dataset.commit else {}) for dataset in fetched
+        ],
     }
     return {"inputs": document, "commit": found.commit}
 

@@ -48,6 +48,7 @@ class Download:
         limit_bytes: how large it may be.
         rules: which addresses may be reached beside the public internet.
         ca_bundle: PEM file of authorities to trust beside the system's.
+        missing: the reason where nothing is there.
     """
 
     url: str
@@ -55,6 +56,7 @@ class Download:
     limit_bytes: int
     rules: OutboundRules
     ca_bundle: str | None = None
+    missing: str = MODEL_NOT_FOUND
 
     def into(self, target: Path, *, expects: Callable[[int], None]) -> None:
         """Bring it into a file, going on where a former download of the same content was cut off.
@@ -149,7 +151,7 @@ class Download:
         if answer.status in {200, 206, _RANGE_NOT_SATISFIABLE}:
             return answer
         if answer.status in {404, 410}:
-            raise InputError(MODEL_NOT_FOUND, f"{self.field}: nothing is there (the server answered {answer.status})")
+            raise InputError(self.missing, f"{self.field}: nothing is there (the server answered {answer.status})")
         if answer.status in {401, 403}:
             raise InputError(STORAGE_DENIED, f"{self.field}: the server refuses it (it answered {answer.status})")
         raise self._unavailable(f"the server answered {answer.status}")

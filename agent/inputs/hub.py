@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from agent.inputs.failures import (
+    DATASET_NOT_FOUND,
     DISK_FULL,
     HUB_UNAUTHORIZED,
     HUB_UNAVAILABLE,
@@ -41,6 +42,31 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """What kind of repository is asked for, and which fields of the spec name it.
+
+    Attributes:
+        kind: the hub's word: `model`, `dataset`.
+        name: the field with the repository's name.
+        revision: the field with its revision.
+        missing: the reason where there is none.
+    """
+
+    kind: str
+    name: str
+    revision: str
+    missing: str
+
+
+A_MODEL = Subject("model", "base_model.model_name", "base_model.revision", MODEL_NOT_FOUND)
+
+
+def a_dataset(field: str) -> Subject:
+    """A repository of rows, named with its revision by one field."""
+    return Subject("dataset", field, field, DATASET_NOT_FOUND)
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """A file of a commit, and what proves its content: SHA-256 for large files, git's own name for others."""
 
@@ -52,7 +78,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model at one commit."""
+    """A repository at one commit."""
 
     name: str
     revision: str
@@ -73,23 +99,29 @@ class Hub:
         token: None: as nobody.
         home: a directory for the library's own files; no token is ever among them.
         ca_bundle: PEM file of authorities to trust beside the system's.
+        subject: what is asked for.
     """
 
     endpoint: str
     token: str | None
     home: Path
     ca_bundle: str | None = None
+    subject: Subject = A_MODEL
 
     def snapshot(self, name: str, revision: str) -> Snapshot:
         """What a revision is now. Asks the hub, always.
 
         Raises:
-            InputError: no such model or revision, not for this token, or the hub does not answer.
+            InputError: no such repository or revision, not for this token, or the hub does not answer.
         """
         library = self._library()
         with self._blaming(name, revision):
-            info = library.HfApi(endpoint=self.endpoint, token=self.token or False).model_info(
-                name, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
+            info = library.HfApi(endpoint=self.endpoint, token=self.token or False).repo_info(
+                name,
+                revision=revision,
+                repo_type=self.subject.kind,
+                files_metadata=True,
+                timeout=ANSWER_SECONDS,
             )
         files = (_remote_file(sibling) for sibling in info.siblings or ())
         return Snapshot(name, revision, str(info.sha), tuple(sorted(files, key=lambda file: file.name)))
@@ -101,7 +133,13 @@ class Hub:
             InputError: it may not, or the hub does not answer.
         """
         library = self._library()
-        url = library.hf_hub_url(snapshot.name, file.name, revision=snapshot.commit, endpoint=self.endpoint)
+        url = library.hf_hub_url(
+            snapshot.name,
+            file.name,
+            repo_type=self.subject.kind,
+            revision=snapshot.commit,
+            endpoint=self.endpoint,
+        )
         with self._blaming(snapshot.name, snapshot.revision):
             library.get_hf_file_metadata(url, token=self.token or False, timeout=ANSWER_SECONDS)
 
@@ -116,6 +154,7 @@ class Hub:
             library.hf_hub_download(
                 snapshot.name,
                 file.name,
+                repo_type=self.subject.kind,
                 revision=snapshot.commit,
                 local_dir=directory,
                 token=self.token or False,
@@ -126,7 +165,7 @@ class Hub:
             (directory / file.name).unlink()
             raise InputError(
                 HUB_UNAVAILABLE,
-                f"base_model.model_name: {file.name} of {snapshot.name} arrived with another content than "
+                f"{self.subject.name}: {file.name} of {snapshot.name} arrived with another content than "
                 f"{self.endpoint} says it has (size or SHA-256)",
             )
 
@@ -152,11 +191,13 @@ class Hub:
             yield
         except errors.RevisionNotFoundError as error:
             raise InputError(
-                MODEL_NOT_FOUND,
-                f"base_model.revision: {name} has no branch, tag or commit {revision} at {self.endpoint}",
+                self.subject.missing,
+                f"{self.subject.revision}: {name} has no branch, tag or commit {revision} at {self.endpoint}",
             ) from error
         except errors.HFValidationError as error:
-            raise InputError(MODEL_NOT_FOUND, f"base_model.model_name: {name} is no name of a model") from error
+            raise InputError(
+                self.subject.missing, f"{self.subject.name}: {name} is no name of a {self.subject.kind}"
+            ) from error
         except errors.GatedRepoError as error:
             raise InputError(HUB_UNAUTHORIZED, self._gated(name)) from error
         except errors.LocalEntryNotFoundError as error:
@@ -168,7 +209,10 @@ class Hub:
 
     def _answered(self, status: int, name: str, error: BaseException) -> InputError:
         if status == 404:
-            return InputError(MODEL_NOT_FOUND, f"base_model.model_name: there is no model {name} at {self.endpoint}")
+            return InputError(
+                self.subject.missing,
+                f"{self.subject.name}: there is no {self.subject.kind} {name} at {self.endpoint}",
+            )
         if status in {401, 403}:
             return InputError(HUB_UNAUTHORIZED, self._unauthorized(name))
         return self._unavailable(error, f"it answered {status}")
@@ -176,27 +220,29 @@ class Hub:
     def _gated(self, name: str) -> str:
         if self.token:
             return (
-                f"base_model.auth_token: the model {name} is gated and this token's owner has no access to it; ask for "
-                f"access on its page at {self.endpoint}"
+                f"base_model.auth_token: the {self.subject.kind} {name} is gated and this token's owner has no access "
+                f"to it; ask for access on its page at {self.endpoint}"
             )
-        return f"base_model.auth_token: the model {name} is gated: give a token whose owner has access to it"
+        return (
+            f"base_model.auth_token: the {self.subject.kind} {name} is gated: give a token whose owner has access to it"
+        )
 
     def _unauthorized(self, name: str) -> str:
         if self.token:
             return (
                 f"base_model.auth_token: {self.endpoint} refuses the token for {name}: it is wrong, expired, or not "
-                "allowed to read this model"
+                f"allowed to read this {self.subject.kind}"
             )
         return (
-            f"base_model.auth_token: {self.endpoint} shows no model {name} without a token: give one that may read it, "
-            "or check base_model.model_name"
+            f"base_model.auth_token: {self.endpoint} shows no {self.subject.kind} {name} without a token: give one "
+            f"that may read it, or check {self.subject.name}"
         )
 
     def _unavailable(self, error: BaseException, said: str = "") -> InputError:
         if is_disk_full(error):
-            return InputError(DISK_FULL, "base_model.model_name: the disk of the node's model cache is full")
+            return InputError(DISK_FULL, f"{self.subject.name}: the node's disk for what the hub has is full")
         why = said or type(error).__name__
-        return InputError(HUB_UNAVAILABLE, f"base_model.model_name: the hub {self.endpoint} does not serve: {why}")
+        return InputError(HUB_UNAVAILABLE, f"{self.subject.name}: the hub {self.endpoint} does not serve: {why}")
 
 
 @cache

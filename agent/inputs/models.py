@@ -124,14 +124,14 @@ def from_hub(hub: Hub, wanted: ModelWanted, settings: InputSettings, place: Plac
 
     def fill(directory: Path) -> None:
         place.expects(directory, size_bytes)
-        _download(hub, snapshot, directory)
+        download_all(hub, snapshot, directory)
 
     cache = ModelCache(Path(settings.cache_dir), limit_bytes=settings.cache_bytes)
     path = cache.obtain(entry, size_bytes, user=place.attempt, fill=fill, waiting=place.waiting)
     return Model(path, wanted.name, snapshot.commit)
 
 
-def _download(hub: Hub, snapshot: Snapshot, directory: Path) -> None:
+def download_all(hub: Hub, snapshot: Snapshot, directory: Path) -> None:
     """All files of a snapshot, some at once, the largest first; what is here already and whole is kept."""
 
     def bring(file: RemoteFile) -> None:

@@ -14,7 +14,7 @@ from agent.trainer import customization
 from agent.trainer.data.formats import READERS
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
-from agent.trainer.inputs import FetchedModel
+from agent.trainer.inputs import FetchedDataset, FetchedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,9 @@ class DatasetSource:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our field's name -> the name it has in the file."""
     fetched: str = ""
-    """Path of the file that the agent fetched from the source; empty: the source is on this node."""
+    """Path of what the agent fetched from the source (`FetchedDataset`); empty: the source is on this node."""
+    commit: str = ""
+    """The hub's commit; empty where the source knows none."""
 
     @property
     def path(self) -> str:
@@ -171,7 +173,7 @@ def _datasets(spec: Fields, inputs: Inputs | None) -> tuple[DatasetSource, ...]:
     blocks = spec.blocks("datasets")
     if not blocks:
         raise ConfigInvalid("datasets: at least one is needed")
-    paths = inputs.datasets if inputs else ("",) * len(blocks)
+    paths = inputs.datasets if inputs else (FetchedDataset(""),) * len(blocks)
     if len(paths) != len(blocks):
         raise ConfigInvalid(f"inputs.json: datasets has {len(paths)} paths for the spec's {len(blocks)} datasets")
     datasets = tuple(
@@ -185,7 +187,7 @@ def _datasets(spec: Fields, inputs: Inputs | None) -> tuple[DatasetSource, ...]:
     return datasets
 
 
-def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
+def _dataset(index: int, block: Fields, fetched: FetchedDataset) -> DatasetSource:
     columns = block.block("columns").values
     if not all(isinstance(name, str) for name in columns.values()):
         raise ConfigInvalid(f"{block.path}.columns: every value must be the name of a field in the file")
@@ -196,7 +198,8 @@ def _dataset(index: int, block: Fields, fetched: str) -> DatasetSource:
         format=block.choice("format", "jsonl", allowed=tuple(READERS), known=()) if block.values.get("format") else "",
         weight=block.number("weight", above=0.0) if block.values.get("weight") is not None else None,
         columns=dict(columns),
-        fetched=fetched,
+        fetched=fetched.path,
+        commit=fetched.commit,
     )
 
 

@@ -55,6 +55,7 @@ class Corpus:
             "sources": [
                 {
                     "source": dataset.source.source,
+                    "commit": dataset.source.commit,
                     "split": dataset.source.split,
                     "rows": len(dataset.rows),
                     "held_out_rows": len(held_out),

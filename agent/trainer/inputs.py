@@ -26,12 +26,21 @@ class FetchedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchedDataset:
+    """A dataset on this node's disk: a file, or a directory of files that are read in the order of their names."""
+
+    path: str
+    commit: str = ""
+    """The hub's commit; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What was fetched."""
 
     model: FetchedModel
-    datasets: tuple[str, ...]
-    """Paths, in the order of the spec's datasets."""
+    datasets: tuple[FetchedDataset, ...]
+    """In the order of the spec's."""
 
 
 def read_inputs(attempt_directory: Path) -> Inputs | None:
@@ -54,8 +63,8 @@ def read_inputs(attempt_directory: Path) -> Inputs | None:
 def _parsed(document: Mapping[str, Any]) -> Inputs:
     top = Fields(document, "inputs.json")
     model = top.block("model")
-    paths = [dataset.text("path") for dataset in top.blocks("datasets")]
+    datasets = [FetchedDataset(each.text("path"), each.text("commit", "")) for each in top.blocks("datasets")]
     return Inputs(
         model=FetchedModel(path=model.text("path"), name=model.text("name"), commit=model.text("commit", "")),
-        datasets=tuple(paths),
+        datasets=tuple(datasets),
     )

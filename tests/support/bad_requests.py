@@ -294,8 +294,12 @@ def _places() -> Iterator[BadRequest]:
         for path in ("datasets[].source", "artifacts.output_uri"):
             yield _seed(f"{path} {place[:40]}", path, place, (told(path), reason))
     yield _seed("a bucket as a dataset", "datasets[].source", "s3://bucket/", ("datasets[0].source", "MALFORMED"))
-    for place in ("https://host/rows.jsonl", "hf:owner/name@main"):
-        yield _seed(f"source {place}", "datasets[].source", place, ("datasets[0].source", "NOT_YET_SUPPORTED"))
+    for place in ("hf:name", "hf:../name", "hf:owner/name@", "hf:owner/na..me", "hf:owner/name@a..b", "HF:owner/name"):
+        yield _seed(f"source {place}", "datasets[].source", place, ("datasets[0].source", "MALFORMED"))
+    for place in ("https://user:pw@host/rows.jsonl", "https://host/rows.jsonl#a", "http://host/rows.jsonl"):
+        yield _seed(f"source {place}", "datasets[].source", place, ("datasets[0].source", "MALFORMED"))
+    for place in ("https://10.0.0.1/rows.jsonl", "https://169.254.169.254/rows.jsonl", "https://localhost/rows.jsonl"):
+        yield _seed(f"source {place}", "datasets[].source", place, ("datasets[0].source", "NOT_ALLOWED"))
     for place in ("http://host/x.safetensors", "https://host/x.bin", "file:///x.safetensors"):
         yield _seed(f"weights {place}", "base_model.weights_url", place, ("base_model.weights_url", "MALFORMED"))
     inside = "https://10.0.0.1/x.safetensors"

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_LFS = (".safetensors", ".bin", ".pth", ".pt", ".model", ".gguf")
+_LFS = (".safetensors", ".parquet", ".bin", ".pth", ".pt", ".model", ".gguf")
 _PIECE_BYTES = 64 * 1024
 _NAME = r"(?P<name>[^/]+/[^/]+)"
-_INFO = re.compile(rf"/api/models/{_NAME}(?:/revision/(?P<revision>.+))?")
-_TREE = re.compile(rf"/api/models/{_NAME}/tree/(?P<revision>[^/]+)(?:/.*)?")
-_FILE = re.compile(rf"/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_INFO = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}(?:/revision/(?P<revision>.+))?")
+_TREE = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/tree/(?P<revision>[^/]+)(?:/.*)?")
+_FILE = re.compile(rf"(?:/(?P<kind>datasets))?/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _LINKED = re.compile(r"/linked/(?P<digest>[0-9a-f]{64})")
 
 
@@ -58,7 +58,7 @@ class File:
 
 @dataclass
 class Repository:
-    """One model. `token`: who alone sees it (private), or may download it (gated); None: everybody."""
+    """One model, or a dataset if its name begins with `datasets/`. `token`: who alone sees it (private), or may download it (gated); None: everybody."""
 
     name: str
     token: str | None = None
@@ -128,7 +128,7 @@ class HubMirror:
         return f"http://localhost:{self._server.server_port}"
 
     def serve(self, name: str, directory: Path, *, token: str | None = None, gated: bool = False) -> str:
-        """Serves a directory as a model's branch `main`; the commit's name."""
+        """Serves a directory as the branch `main` of a model, or of `datasets/owner/name`; the commit's name."""
         repository = self.repositories[name] = Repository(name, token, gated)
         return repository.commit(directory)
 
@@ -227,7 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         repositories = self.hub.repositories
         if token and token not in {r.token for r in repositories.values()}:
             raise _Refused(401, "", "Invalid credentials in Authorization header")
-        repository = repositories.get(match["name"])
+        name = f"datasets/{match['name']}" if match["kind"] == "datasets" else match["name"]
+        repository = repositories.get(name)
         allowed = repository is not None and repository.token in {None, token}
         if repository is None or (not allowed and not repository.gated):
             raise _Refused(404 if token else 401, "RepoNotFound", "Repository not found")

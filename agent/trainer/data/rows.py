@@ -88,7 +88,7 @@ class Dataset:
     kind: str
     rows: Sequence[Row]
     sha256: str
-    """Of the file's bytes, in hex."""
+    """Of the file's bytes, in hex; of several files: of their digests in hex, one after the other."""
     size_bytes: int
 
 
@@ -117,15 +117,28 @@ def read_dataset(source: DatasetSource) -> Dataset:
         ConfigInvalid: the source's URI or `columns` is no good.
     """
     path = local_path(source)
-    shown = source.source if source.fetched else str(path)
     _check_columns(source)
-    content = _content(source, path)
-    reading = _Reading(source, shown)
-    form = source.format or format_of(path.name)
-    for record in records(form, content, wanted=_columns(source), shown=f"{source.path}.source: {shown}"):
-        reading.take(record)
+    called = source.source if source.fetched else str(path)
+    reading = _Reading(source, called)
+    digests, size_bytes, form = [], 0, ""
+    for file in _files(source, path):
+        shown = called if file == path else f"{file.name} of {called}"
+        content = _content(source, file)
+        form = source.format or format_of(file.name)
+        for record in records(form, content, wanted=_columns(source), shown=f"{source.path}.source: {shown}"):
+            reading.take(record, shown)
+        digests.append(sha256(content).hexdigest())
+        size_bytes += len(content)
     rows = reading.finished()
-    return Dataset(source, form, reading.kind, rows, sha256(content).hexdigest(), len(content))
+    digest = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+    return Dataset(source, form, reading.kind, rows, digest, size_bytes)
+
+
+def _files(source: DatasetSource, path: Path) -> list[Path]:
+    """The files of a dataset: what was fetched may be a directory of them."""
+    if source.fetched and path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file())
+    return [path]
 
 
 def _content(source: DatasetSource, path: Path) -> bytes:
@@ -142,16 +155,17 @@ def _content(source: DatasetSource, path: Path) -> bytes:
 class _Reading:
     """The rows of a dataset as its records come, and what is wrong with those that are none."""
 
-    def __init__(self, source: DatasetSource, shown: str) -> None:
+    def __init__(self, source: DatasetSource, called: str) -> None:
         self.kind = ""
         self._source = source
-        self._shown = shown
+        self._called = called
         self._rows: list[Row] = []
         self._first_wrong: DatasetInvalid | None = None
         self._wrong_rows: list[int] = []
 
-    def take(self, record: Record) -> None:
-        where = f"{self._source.path}.source: row {record.number} of {self._shown}"
+    def take(self, record: Record, shown: str) -> None:
+        """Take in a record of the file that messages call so."""
+        where = f"{self._source.path}.source: row {record.number} of {shown}"
         try:
             self._rows.append(Row(where, self._content(where, record)))
         except DatasetInvalid as error:
@@ -180,7 +194,7 @@ class _Reading:
             more = f" ({len(others)} more broken rows: {numbers})" if others else ""
             raise DatasetInvalid(f"{self._first_wrong}{more}")
         if not self._rows:
-            raise DatasetEmpty(f"{self._source.path}.source: {self._shown} has no rows")
+            raise DatasetEmpty(f"{self._source.path}.source: {self._called} has no rows")
         return self._rows
 
 

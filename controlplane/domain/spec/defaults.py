@@ -57,7 +57,7 @@ def effective(sent: dict[str, Any], *, job_id: str | None, rules: Rules) -> dict
 
 def _fill_dataset(dataset: dict[str, Any]) -> None:
     source = dataset.get("source", "")
-    if source.startswith("file://"):
+    if source and not source.startswith("s3://"):
         dataset.pop("auth", None)
     if source and not source.startswith("hf:"):  # what files a repository has, only a look at it tells
         dataset.setdefault("format", _format_of(source))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from controlplane.domain.spec.problem import MALFORMED, NOT_ALLOWED, NOT_YET_SUPPORTED, Problem
+from controlplane.domain.spec.problem import MALFORMED, NOT_ALLOWED, Problem
 from trainplane.addresses import literal_address
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ _PLAIN_URL = (
     r"(?::[1-9][0-9]{0,3})?(?:/[A-Za-z0-9._~/-]*)?"
 )
 
+_HUB_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_HUB_DATASET = re.compile(rf"(?!.*(?:\.\.|--|//))hf:{_HUB_NAME}/{_HUB_NAME}(?:@[A-Za-z0-9][A-Za-z0-9._/-]{{0,254}})?")
+_SOURCE_SAYS = "file:///…, s3://bucket/key, https://… or hf:owner/name@revision"
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -47,10 +51,14 @@ class Kind:
 
 def _source(text: str, rules: Rules) -> Problem | None:
     scheme = _scheme(text)
-    if scheme in {"https", "hf"}:
-        return NOT_YET_SUPPORTED, f"sources of scheme {scheme}: come later; today they are file:///… and s3://…"
+    if scheme == "hf":
+        return None if _HUB_DATASET.fullmatch(text) else (MALFORMED, "must be hf:owner/name or hf:owner/name@revision")
+    if text.startswith("https://"):
+        if "@" in text.split("/", 3)[2]:
+            return MALFORMED, "must have no user name or password in it"
+        return _called(text, rules)
     if scheme not in {"s3", "file"}:
-        return MALFORMED, "must be file:///… or s3://bucket/key"
+        return MALFORMED, f"must be {_SOURCE_SAYS}"
     return _stored(text, scheme=scheme, whole_bucket=False, rules=rules)
 
 
@@ -208,7 +216,7 @@ def within(inner: str, outer: str) -> bool:
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 
-SOURCE = Kind("file:///… or s3://bucket/key", re.compile(_PLAIN_S3), _source)
+SOURCE = Kind(_SOURCE_SAYS, re.compile(_PLAIN_S3), _source)
 PREFIX = Kind("file:///…/ or s3://bucket/prefix/", re.compile(_PLAIN_S3), _prefix)
 WEIGHTS = Kind("s3://bucket/prefix/ or https://….safetensors", re.compile(_PLAIN_S3), _weights)
 CALLED = Kind("an http:// or https:// address", re.compile(_PLAIN_URL), _called)

@@ -63,9 +63,9 @@ def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
     if _is_local_only(seen):
         told.append(("artifacts.auth", "file:// locations are written as the agent, so this does nothing"))
     told += [
-        (f"datasets[{index}].auth", "a file:// source is read as the agent, so this does nothing")
+        (f"datasets[{index}].auth", "only s3:// sources are read with a role, so this does nothing")
         for index, dataset in enumerate(seen.sent.get("datasets", ()))
-        if "auth" in dataset and dataset.get("source", "").startswith("file://")
+        if "auth" in dataset and not dataset.get("source", "s3://").startswith("s3://")
     ]
     return tuple(Violation(field, problem.NO_EFFECT, description) for field, description in told)
 

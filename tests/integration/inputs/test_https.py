@@ -210,3 +210,26 @@ def test_weights_by_https_join_the_hubs_configuration_and_tokenizer(
     assert sorted(each.name for each in path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert mirror.bodies() == 0
     assert told.expected[-1] == len(WEIGHTS)
+
+
+def test_a_dataset_by_https_keeps_its_suffix_and_passes_the_outbound_rules(job, settings, site, certificate):
+    source = {"source": f"{site.url}/data/rows.jsonl?signature=a.b"}
+    trusting = replace(settings, ca_bundle=str(certificate / "pem"))
+    with pytest.raises(InputError, match=r"^datasets\[0\]\.source: .*not public") as caught:
+        fetch(job({"datasets": [source]}, settings=trusting), Told())
+    assert caught.value.reason == "STORAGE_DENIED"
+    told = Told()
+    allowed = job({"datasets": [source]}, settings=replace(trusting, allowed_hosts=("localhost",)))
+    [dataset] = fetch(allowed, told)["inputs"]["datasets"]
+    path = allowed.directory / "inputs" / "dataset-0.jsonl"
+    assert dataset == {"path": str(path)}
+    assert path.read_bytes() == WEIGHTS
+    assert told.expected == [len(WEIGHTS)]
+
+
+def test_a_dataset_that_is_not_there_by_https_is_a_missing_dataset(job, settings, site, certificate):
+    site.status = 404
+    allowed = replace(settings, ca_bundle=str(certificate / "pem"), allowed_hosts=("localhost",))
+    with pytest.raises(InputError, match=r"^datasets\[0\]\.source: nothing is there") as caught:
+        fetch(job({"datasets": [{"source": f"{site.url}/rows.csv"}]}, settings=allowed), Told())
+    assert caught.value.reason == "DATASET_NOT_FOUND"

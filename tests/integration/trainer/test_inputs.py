@@ -86,3 +86,34 @@ def test_without_inputs_a_source_elsewhere_was_not_fetched(attempt: Attempt):
     reason, message = failed_with(attempt)
     assert reason == "CONFIG_INVALID"
     assert message.startswith("datasets[0].source: s3://bucket/rows.jsonl was not fetched")
+
+
+def test_a_dataset_of_several_files_is_read_in_the_order_of_their_names(attempt: Attempt):
+    folder = attempt.directory / "inputs" / "dataset-0"
+    folder.mkdir(parents=True)
+    rows = [json.dumps(row) + "\n" for row in QUESTIONS]
+    (folder / "train-1.jsonl").write_text("".join(rows[8:]))
+    (folder / "train-0.jsonl").write_text("".join(rows[:8]))
+    attempt.assign(datasets=[{"source": "hf:owner/rows@v1"}], tuning_parameters={"max_steps": 1})
+    document = {
+        "model": {"path": str(attempt.model), "name": str(attempt.model)},
+        "datasets": [{"path": str(folder), "commit": COMMIT}],
+    }
+    (attempt.directory / "inputs.json").write_text(json.dumps(document))
+    assert attempt.run() == 0, attempt.reports[-1]
+    (source,) = attempt.provenance["datasets"]["sources"]
+    assert (source["source"], source["commit"], source["rows"]) == ("hf:owner/rows@v1", COMMIT, len(QUESTIONS))
+    audited = json.loads((attempt.output / "audit.json").read_text())
+    assert audited["rendered"]["row"] == "datasets[0].source: row 1 of train-0.jsonl of hf:owner/rows@v1"
+
+
+def test_a_broken_row_of_one_of_several_files_names_that_file(attempt: Attempt):
+    folder = attempt.directory / "inputs"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "a"}\n')
+    (folder / "b.jsonl").write_text('{"text": "b"}\n{"text": 5}\n')
+    attempt.assign(datasets=[{"source": "hf:owner/rows"}])
+    attempt.fetched(name="owner/name", commit="", datasets=[folder])
+    reason, message = failed_with(attempt)
+    assert reason == "DATASET_INVALID"
+    assert message.startswith("datasets[0].source: row 2 of b.jsonl of hf:owner/rows: ")

@@ -209,3 +209,17 @@ def test_the_suffix_tells_the_format_that_is_not_said(source: str, form: str):
     checked = check(changed(LOCAL, "datasets[].source", source), rules=Rules())
     assert checked.effective["datasets"][0]["format"] == form
     assert "format" not in checked.sent["datasets"][0]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["https://example.com/rows.jsonl?signature=a", "hf:owner/name", "hf:owner/name@v1.0", "hf:o.w-n/name@refs/pr/1"],
+)
+def test_rows_by_https_and_from_the_hub_are_taken_and_a_role_for_them_does_nothing(source: str):
+    spec = changed(LOCAL, "datasets", [{"source": source, "auth": {"role_arn": "arn:aws:iam::1:role/x"}}])
+    checked = check(spec, rules=Rules())
+    (dataset,) = checked.effective["datasets"]
+    assert dataset["source"] == source
+    assert "auth" not in dataset
+    assert ("format" in dataset) is source.startswith("https")
+    assert [warning.field for warning in checked.warnings] == ["datasets[0].auth"]

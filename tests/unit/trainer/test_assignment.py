@@ -10,7 +10,7 @@ import pytest
 from agent.trainer.assignment import Tuning, deadline_seconds, parse, world_size
 from agent.trainer.customization import ALL_LINEAR, Customization, Lora, Quantization
 from agent.trainer.failures import ConfigInvalid, NotYetSupported, PrecisionUnsupported, TrainingFailure
-from agent.trainer.inputs import FetchedModel, Inputs
+from agent.trainer.inputs import FetchedDataset, FetchedModel, Inputs
 
 SPEC: dict[str, Any] = {
     "base_model": {"provider": "local", "model_name": "/models/tiny"},
@@ -104,14 +104,16 @@ def test_what_was_fetched_is_read_from_there_and_called_by_its_name():
         "base_model": {"provider": "huggingface", "model_name": "owner/name"},
         "datasets": [{"source": "s3://b/a.jsonl"}, {"source": "file:///b.jsonl"}],
     }
-    assignment = parse({"spec": spec}, Inputs(model, ("/inputs/a.jsonl", "/b.jsonl")))
+    assignment = parse(
+        {"spec": spec}, Inputs(model, (FetchedDataset("/inputs/a.jsonl"), FetchedDataset("/b.jsonl", "0123")))
+    )
     assert assignment.model == model
-    assert [(d.source, d.fetched) for d in assignment.datasets] == [
-        ("s3://b/a.jsonl", "/inputs/a.jsonl"),
-        ("file:///b.jsonl", "/b.jsonl"),
+    assert [(d.source, d.fetched, d.commit) for d in assignment.datasets] == [
+        ("s3://b/a.jsonl", "/inputs/a.jsonl", ""),
+        ("file:///b.jsonl", "/b.jsonl", "0123"),
     ]
     with pytest.raises(ConfigInvalid, match="1 paths for the spec's 2 datasets"):
-        parse({"spec": spec}, Inputs(model, ("/inputs/a.jsonl",)))
+        parse({"spec": spec}, Inputs(model, (FetchedDataset("/inputs/a.jsonl"),)))
 
 
 REFUSED = [

@@ -88,7 +88,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
         base_model_yaml=json.dumps(base_model),
         base_model_python=json.dumps(base_model),
         title=_inline(facts["job_id"] or "adapter"),
-        train_rows=sum(source["rows"] for source in facts["datasets"]["sources"] if source["split"] == "train"),
+        train_rows=sum(
+            source["rows"] - source["held_out_rows"]
+            for source in facts["datasets"]["sources"]
+            if source["split"] == "train"
+        ),
         steps=training["steps"],
         facts=_table(rows),
         losses=_table({name: loss for name, loss in shown_losses.items() if loss is not None}),

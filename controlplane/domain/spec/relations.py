@@ -67,6 +67,11 @@ def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
         for index, dataset in enumerate(seen.sent.get("datasets", ()))
         if "auth" in dataset and not dataset.get("source", "s3://").startswith("s3://")
     ]
+    told += [
+        (f"datasets[{index}].weight", "a dataset of split `eval` is evaluated as it is, so this does nothing")
+        for index, dataset in enumerate(seen.sent.get("datasets", ()))
+        if "weight" in dataset and dataset.get("split") == "eval"
+    ]
     return tuple(Violation(field, problem.NO_EFFECT, description) for field, description in told)
 
 

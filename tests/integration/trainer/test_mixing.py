@@ -72,6 +72,7 @@ def test_shares_and_a_held_out_part_are_trained_with(attempt: Attempt):
     held = [source["held_out_rows"] for source in facts["datasets"]["sources"]]
     assert sum(held) == facts["datasets"]["splits"]["eval"]["examples"] == 10
     assert facts["losses"]["eval_after"] < facts["losses"]["eval_before"]
+    assert "30 rows" in (attempt.output / "README.md").read_text()
     trained_few = 5 - held[0]
     (rank,) = facts["ranks"]
     assert rank["first_epoch"]["examples"] == 30

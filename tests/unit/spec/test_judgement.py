@@ -223,3 +223,9 @@ def test_rows_by_https_and_from_the_hub_are_taken_and_a_role_for_them_does_nothi
     assert "auth" not in dataset
     assert ("format" in dataset) is source.startswith("https")
     assert [warning.field for warning in checked.warnings] == ["datasets[0].auth"]
+
+
+def test_a_share_of_what_is_evaluated_does_nothing():
+    rows = [{"source": "file:///data/a", "weight": 2}, {"source": "file:///data/b", "split": "eval", "weight": 2}]
+    checked = check(changed(LOCAL, "datasets", rows), rules=Rules())
+    assert [warning.field for warning in checked.warnings] == ["datasets[1].weight"]

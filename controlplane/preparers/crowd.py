@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from controlplane.engine.preparing import Asked, Prepared, Preparer
 
 CROWD = 16
-"""With so many submits under way, the next go to the child: fewer are served faster in place."""
+"""With more submits under way than this a child is started,"""
+FEW = 4
+"""and once there is one, it gets what comes while more than these are under way: fewer are served faster in place."""
 FRAMES_AHEAD = 1
 """Frames on their way to or from the child. What comes meanwhile shares the next: a frame costs as much as a submit."""
 QUIET = timedelta(seconds=20)
@@ -98,11 +100,10 @@ class CrowdPreparer:
 
     async def prepare(self, asked: Asked, *, crowd: int) -> Prepared:
         """See Preparing."""
-        if crowd <= CROWD:
-            return self._preparer(asked)
         child = self._child
-        if child is None:
-            self._wanted.set()
+        if child is None or crowd <= FEW:
+            if crowd > CROWD:
+                self._wanted.set()
             return self._preparer(asked)
         entrusted = _Entrusted(asked, asyncio.get_running_loop().create_future())
         child.take(entrusted)

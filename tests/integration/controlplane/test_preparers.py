@@ -18,7 +18,7 @@ from controlplane.domain.spec import Rules
 from controlplane.engine.preparing import Asked, Preparer
 from controlplane.loops import running
 from controlplane.preparers import CrowdPreparer
-from controlplane.preparers.crowd import CROWD
+from controlplane.preparers.crowd import CROWD, FEW
 from controlplane.rpc.created import CreatedAnswer
 from controlplane.vault import MasterVault
 from tests.support.distribution import installed
@@ -67,7 +67,7 @@ async def test_a_child_prepares_what_would_be_prepared_in_place():
         await with_child(preparer)
         there = await preparer.prepare(asked("same"), crowd=MANY)
         assert preparer.entrusted == 1
-        here = await preparer.prepare(asked("same"), crowd=CROWD)
+        here = await preparer.prepare(asked("same"), crowd=FEW)
         assert preparer.entrusted == 1
 
         vault = MasterVault(KEY)
@@ -96,6 +96,13 @@ async def test_a_child_prepares_what_would_be_prepared_in_place():
         assert said == usual
         event = json.loads(there.first.json)
         assert (event["type"], event["id"]) == ("job.queued", f"{there.new.job.uid}.1")
+
+
+async def test_no_child_is_started_for_a_few():
+    async with crowd() as preparer:
+        for count in range(1, CROWD + 1):
+            await preparer.prepare(asked(f"job-{count}"), crowd=count)
+        assert not preparer._wanted.is_set()
 
 
 async def test_a_child_refuses_with_the_same_violations():

@@ -189,7 +189,7 @@ async def test_one_busy_attempt_does_not_silence_the_others(tmp_path: Path) -> N
         sender.follow(key, tmp_path / str(key), applied=0)
     task = asyncio.create_task(sender.run())
     await until(recorder, quiet, 1)
-    assert len(recorder.batches) == 1
+    assert quiet in {part.key for part in recorder.batches[0]}
     await until(recorder, KEY, 20_000)
     task.cancel()
     sender.close()

@@ -1,18 +1,44 @@
-"""The adapter's model card: `README.md` with the metadata that model hubs read."""
+"""The result's model card: `README.md` with the metadata that model hubs read."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+from trainplane.backends.peft_methods import METHODS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 SHOWN_MODULES = 16
-TITLES = {"lora": "LoRA", "qlora": "QLoRA"}
+TITLES = {
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "dora": "DoRA",
+    "adalora": "AdaLoRA",
+    "ia3": "(IA)³",
+    "vera": "VeRA",
+    "oft": "OFT",
+    "boft": "BOFT",
+    "prompt_tuning": "prompt tuning",
+    "prefix_tuning": "prefix tuning",
+    "p_tuning": "P-tuning",
+    "layernorm": "LayerNorm tuning",
+    "full": "full fine-tuning",
+}
+USE_OF_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained({base})"""
+USE_OF_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
 CARD = """---
 base_model: {base_model_yaml}
-library_name: peft
+library_name: {library}
 pipeline_tag: text-generation
 tags:
 - {method}
@@ -21,17 +47,12 @@ tags:
 
 # {title}
 
-A {title_of_method} adapter of `{base_model}`, trained by trainplane ({train_rows} rows, {steps} steps).
+{kind} of `{base_model}`, trained by trainplane ({train_rows} rows, {steps} steps).
 
 ## Use
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base_model_python})
-model = PeftModel.from_pretrained(base, "path/to/this/directory")
-tokenizer = AutoTokenizer.from_pretrained({base_model_python})
+{use}
 ```
 
 ## Training
@@ -51,18 +72,21 @@ Where everything came from, with digests and versions: `provenance.json`.
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """The card of an adapter, from its provenance."""
+    """The card of what was trained, from its provenance."""
     training, adapter, losses = facts["training"], facts["adapter"], facts["losses"]
     quantized = facts["base_model"]["quantization"]
+    whole = adapter["method"] == "full"
     customization = facts["spec"].get("customization", {})
     tuning = facts["spec"].get("tuning_parameters", {})
     base_model = facts["base_model"]["model_name"]
     rows = {
         "method": adapter["method"],
-        "rank, alpha, dropout": ", ".join(
-            str(customization.get(name, "default")) for name in ("rank", "lora_alpha", "lora_dropout")
-        ),
-        "target modules": _listed(adapter["target_modules"]),
+        **{
+            words: customization.get(name, "default")
+            for name, words in (("rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout"))
+            if name in METHODS[adapter["method"]].places
+        },
+        **({"trained modules": _listed(adapter["target_modules"])} if adapter["target_modules"] else {}),
         "trainable parameters": f"{adapter['trainable_parameters']:,} of {facts['base_model']['parameters']:,}",
         "precision": training["precision"],
         **({} if quantized is None else {"base model": f"{quantized['bits']} bits, {quantized['type']}"}),
@@ -83,11 +107,12 @@ def model_card(facts: Mapping[str, Any]) -> str:
     }
     return CARD.format(
         method=adapter["method"],
-        title_of_method=TITLES[adapter["method"]],
+        library="transformers" if whole else "peft",
+        kind=f"A {TITLES[adapter['method']]}" if whole else f"A {TITLES[adapter['method']]} adapter",
+        use=USE_OF_MODEL if whole else USE_OF_ADAPTER.format(base=json.dumps(base_model)),
         base_model=_inline(base_model),
         base_model_yaml=json.dumps(base_model),
-        base_model_python=json.dumps(base_model),
-        title=_inline(facts["job_id"] or "adapter"),
+        title=_inline(facts["job_id"] or ("model" if whole else "adapter")),
         train_rows=sum(
             source["rows"] - source["held_out_rows"]
             for source in facts["datasets"]["sources"]

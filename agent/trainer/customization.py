@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from agent.trainer.failures import ConfigInvalid, NotYetSupported, PrecisionUnsupported
 from trainplane.backends import peft_config
+from trainplane.backends.peft_methods import METHODS, VIRTUAL_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.trainer.fields import Fields
+    from trainplane.backends.peft_methods import Method
 
 ALL_LINEAR = "all-linear"
-METHODS = ("lora", "qlora")
 PRECISIONS = ("bf16", "fp32")
 FOUR_BIT_TYPES = ("nf4", "fp4")
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
@@ -32,18 +33,18 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
-    """PEFT's `LoraConfig` in the spec's words."""
+class Adapter:
+    """PEFT's configuration in the spec's words. What the method does not have is at its default, and means nothing."""
 
     rank: int = 16
     alpha: float = 32
     dropout: float = 0.0
     target_modules: tuple[str, ...] = (ALL_LINEAR,)
-    """Module names, or `("all-linear",)`: every linear layer but the output head."""
+    """Module names, or `("all-linear",)`: every linear layer but the output head. Empty: all that the method trains."""
     trainable_layers: tuple[str, ...] = ()
     """Where they may lie; empty: anywhere."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of `LoraConfig`, checked by name and type."""
+    """Further fields of the method's configuration class, checked by name and type."""
 
     @property
     def initialisation(self) -> str | bool:
@@ -63,9 +64,19 @@ class Customization:
 
     method: str = "lora"
     precision: str = "bf16"
-    lora: Lora = field(default_factory=Lora)
+    adapter: Adapter = field(default_factory=Adapter)
     quantization: Quantization | None = None
     """None: the base model is in `precision`."""
+
+    @property
+    def kind(self) -> Method:
+        """The method's row."""
+        return METHODS[self.method]
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions that a prompt takes before every text."""
+        return int(self.adapter.config.get("num_virtual_tokens", VIRTUAL_TOKENS)) if self.kind.prompt else 0
 
 
 def read(block: Fields, *, on_gpu: bool) -> Customization:
@@ -74,7 +85,7 @@ def read(block: Fields, *, on_gpu: bool) -> Customization:
     Raises:
         ConfigInvalid, NotYetSupported, PrecisionUnsupported: each names the field.
     """
-    method = block.choice("method", "lora", allowed=METHODS, known=None)
+    method = block.choice("method", "lora", allowed=tuple(METHODS), known=())
     if block.text("precision", "bf16") == "fp16" and not on_gpu:
         raise PrecisionUnsupported(
             "customization.precision: a CPU does not train in fp16, whose range needs a GPU's loss scaling; ask for "
@@ -83,7 +94,7 @@ def read(block: Fields, *, on_gpu: bool) -> Customization:
     return Customization(
         method=method,
         precision=block.choice("precision", "bf16", allowed=PRECISIONS, known=("fp16",)),
-        lora=_lora(block, method),
+        adapter=_adapter(block, method),
         quantization=_quantization(block.block("qlora")) if method == "qlora" else None,
     )
 
@@ -96,21 +107,23 @@ def _quantization(block: Fields) -> Quantization:
     )
 
 
-def _lora(block: Fields, method: str) -> Lora:
+def _adapter(block: Fields, method: str) -> Adapter:
     peft = block.block("peft")
-    if not peft.boolean("use", default=True):
-        raise ConfigInvalid(f"customization.peft.use: false contradicts the method {method}")
-    peft.block("config").choice("task_type", "CAUSAL_LM", allowed=("CAUSAL_LM",), known=None)
+    if method != "full":
+        if not peft.boolean("use", default=True):
+            raise ConfigInvalid(f"customization.peft.use: false contradicts the method {method}")
+        peft.block("config").choice("task_type", "CAUSAL_LM", allowed=("CAUSAL_LM",), known=None)
     for path, reason, description in peft_config.problems(block.values):
         failure = NotYetSupported if reason == "NOT_YET_SUPPORTED" else ConfigInvalid
         raise failure(f"{path}: {description}")
     config = peft_config.further(block.values)
     rank = block.integer("rank", 16, minimum=1)
-    return Lora(
+    trains_base = METHODS[method].trains_base
+    return Adapter(
         rank=rank,
         alpha=block.number("lora_alpha", 2 * rank, above=0.0),
         dropout=block.number("lora_dropout", 0.0, minimum=0.0, below=1.0),
-        target_modules=tuple(block.texts("target_modules")) or (ALL_LINEAR,),
+        target_modules=tuple(block.texts("target_modules")) or (() if trains_base else (ALL_LINEAR,)),
         trainable_layers=(*block.texts("trainable_layers"), *_blocks(config.pop("layers_to_transform", []))),
         config=config,
     )

@@ -17,41 +17,76 @@ from agent.trainer.customization import ALL_LINEAR
 from agent.trainer.failures import LayersNotFound, TargetModulesNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from agent.trainer.customization import Lora
+    from agent.trainer.customization import Adapter
 
 LINEAR = (torch.nn.Linear, Conv1D)
-ADAPTABLE = (*LINEAR, torch.nn.Embedding)
+#: What PEFT's layers of a method can stand in for; of the others: LINEAR.
+ADAPTABLE: Mapping[str, tuple[type[torch.nn.Module], ...]] = {
+    "lora": (*LINEAR, torch.nn.Embedding),
+    "qlora": (*LINEAR, torch.nn.Embedding),
+    "dora": (*LINEAR, torch.nn.Embedding),
+    "oft": (torch.nn.Linear,),
+    "boft": (torch.nn.Linear,),
+}
+#: Methods for which PEFT gets whole names always: its words for the modules they need are one architecture's, or none.
+WHOLE_NAMES = ("ia3", "layernorm", "oft", "boft")
 BLOCK = re.compile(r"(?:decoder\.)?layers\.(\d{1,6})")
 
 
-def target_modules(base: Any, lora: Lora) -> tuple[str, ...]:
+def target_modules(base: Any, method: str, adapter: Adapter) -> tuple[str, ...]:
     """What PEFT takes: `("all-linear",)`, the names as the job has them, or whole names within the chosen layers.
 
     Raises:
         TargetModulesNotFound: a target matches nothing; the message lists what there is.
         LayersNotFound: a layer is not there; the message names those that are.
     """
-    names = [name for name, module in base.named_modules() if isinstance(module, ADAPTABLE)]
-    everything = ALL_LINEAR in lora.target_modules
-    for wanted in () if everything else lora.target_modules:
+    names = [name for name, module in base.named_modules() if _is_adaptable(module, method)]
+    everything = not adapter.target_modules or ALL_LINEAR in adapter.target_modules
+    if not (_linear(base, names) if everything and method != "layernorm" else names):
+        raise TargetModulesNotFound(
+            f"customization.method: {method} can adapt none of this model's layers; lora adapts every kind of linear "
+            "layer"
+        )
+    for wanted in () if everything else adapter.target_modules:
         if not any(_is_called(name, wanted) for name in names):
             raise TargetModulesNotFound(
                 f"customization.target_modules: {wanted} matches no module that can be adapted; this model has "
-                f"{_last_words(names)}, or ask for {ALL_LINEAR}"
+                f"{_last_words(names)}{'' if method == 'layernorm' else f', or ask for {ALL_LINEAR}'}"
             )
-    if not lora.trainable_layers:
-        return (ALL_LINEAR,) if everything else lora.target_modules
-    chosen = [path for layer in lora.trainable_layers for path in _paths(base, layer)]
-    inside = [name for name in names if any(name == path or name.startswith(f"{path}.") for path in chosen)]
-    wanted_names = _linear(base, inside) if everything else [n for n in inside if _is_any(n, lora.target_modules)]
+    if not adapter.trainable_layers and method not in WHOLE_NAMES:
+        return (ALL_LINEAR,) if everything else adapter.target_modules
+    inside = within(base, adapter.trainable_layers, names)
+    if everything:
+        wanted_names = inside if method == "layernorm" else _linear(base, inside)
+    else:
+        wanted_names = [name for name in inside if _is_any(name, adapter.target_modules)]
     if not wanted_names:
         raise TargetModulesNotFound(
-            f"customization.target_modules: {', '.join(lora.target_modules)} matches no module within "
+            f"customization.target_modules: {', '.join(adapter.target_modules)} matches no module within "
             f"customization.trainable_layers, which have {_last_words(inside) or 'none that can be adapted'}"
         )
     return tuple(wanted_names)
+
+
+def within(base: Any, layers: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of the names (of modules or parameters) that lie within the layers; all of them where none are chosen.
+
+    Raises:
+        LayersNotFound: a layer is not there; the message names those that are.
+    """
+    if not layers:
+        return list(names)
+    chosen = [path for layer in layers for path in _paths(base, layer)]
+    return [name for name in names if any(name == path or name.startswith(f"{path}.") for path in chosen)]
+
+
+def _is_adaptable(module: torch.nn.Module, method: str) -> bool:
+    if method == "layernorm":
+        # Each architecture has a class of its own for its norms; they agree on how it is called.
+        return type(module).__name__.endswith("Norm") and any(True for _ in module.parameters(recurse=False))
+    return isinstance(module, ADAPTABLE.get(method, LINEAR))
 
 
 def blocks(base: Any) -> str:

@@ -37,10 +37,12 @@ def summed_loss(adapted: AdaptedModel, batch: MicroBatch) -> torch.Tensor:
     """The cross-entropies of all targets of the micro-batch, added up. Differentiable."""
     # Documents of a row are told apart by their positions, and only without a mask and without a cache.
     packed = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
-    if adapted.selects_logits:
-        logits = adapted.model(input_ids=batch.ids, use_cache=False, logits_to_keep=batch.positions, **packed).logits
-    else:
-        logits = adapted.model(input_ids=batch.ids, use_cache=False, **packed).logits[:, batch.positions]
+    positions = batch.positions + adapted.leading_logits
+    with adapted.computing():
+        if adapted.selects_logits:
+            logits = adapted.model(input_ids=batch.ids, use_cache=False, logits_to_keep=positions, **packed).logits
+        else:
+            logits = adapted.model(input_ids=batch.ids, use_cache=False, **packed).logits[:, positions]
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )

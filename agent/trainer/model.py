@@ -1,7 +1,8 @@
 """Loads the base model and puts the adapter into it.
 
 bf16: the base weights are bf16 and frozen; the adapter is fp32, as PEFT's `autocast_adapter_dtype` has it,
-because a step of learning rate x gradient is mostly below what bf16 can add to a weight (8 bits of mantissa).
+because a step of learning rate x gradient is mostly below what bf16 can add to a weight (8 bits of mantissa). A method
+that trains weights of the base itself has those in fp32 for the same reason, and computes under autocast.
 Norms, softmax and the loss are fp32 inside the models and in `loss.py`.
 """
 
@@ -11,31 +12,35 @@ import inspect
 import logging
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from agent.trainer.customization import ALL_LINEAR
+from agent.trainer.adalora import Allocation
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported
-from agent.trainer.layers import target_modules
+from agent.trainer.layers import target_modules, within
+from agent.trainer.methods import Situation, peft_configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
-    from agent.trainer.assignment import Assignment, Tuning
-    from agent.trainer.customization import Customization, Lora
+    from agent.trainer.assignment import Assignment
+    from agent.trainer.customization import Customization
     from agent.trainer.device import Device
     from agent.trainer.model_files import ModelFiles
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+MIN_LENGTH = 8
+"""Tokens; as in the spec's bounds of `max_sequence_length`."""
 LIBRARY_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
 ERROR_LIMIT = 600
 """Characters of a library's error that go into a message."""
@@ -45,12 +50,13 @@ log = logging.getLogger("trainer")
 
 @dataclass(frozen=True, slots=True)
 class AdaptedModel:
-    """A PEFT model on its device, and what the rest of the training has to know of it."""
+    """A model on its device with what is trained in it, and what the rest of the training has to know of it."""
 
     model: Any
+    """A PEFT model; with method `full` the base model itself."""
     device: Device
     target_modules: tuple[str, ...]
-    """What the adapter goes into: names as PEFT takes them."""
+    """What the adapter goes into: names as PEFT takes them. With `full`: the parameters, if not all are trained."""
     selects_logits: bool
     """Whether its `forward` takes `logits_to_keep`, so that logits nobody needs are not computed."""
     pad_id: int
@@ -60,6 +66,28 @@ class AdaptedModel:
     """What of the base model was quantized, and how; None: nothing."""
     moves_base: bool = False
     """Whether the adapter's beginning was taken out of the base weights."""
+    leading_logits: int = 0
+    """Virtual tokens that stand before the text's own in what the model gives."""
+    autocast: torch.dtype | None = None
+    """What is computed in where it is not the weights' own type."""
+    allocation: Allocation | None = None
+    """AdaLoRA's."""
+
+    @property
+    def base(self) -> Any:
+        """The base model, with the adapter's layers in it."""
+        return self.model if self.is_whole else self.model.get_base_model()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what is trained is the model, not an adapter."""
+        return not hasattr(self.model, "peft_config")
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Inside it, a forward pass is computed in the job's precision."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.torch_device.type, self.autocast)
 
     @property
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -102,7 +130,7 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
     with _Blaming("it"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),
-            dtype=DTYPES[customization.precision],
+            dtype=torch.float32 if customization.method == "full" else DTYPES[customization.precision],
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -116,27 +144,46 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
         raise ModelFormatUnsupported(
             f"base_model.model_name: {len(missing)} weights are not in its files, the first {missing[0]}"
         )
-    model.config.use_cache = False
+    if customization.kind.peft_type:
+        model.config.use_cache = False
     return model if quantizing else model.to(device.torch_device)
 
 
-def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> AdaptedModel:
-    """Put a fresh adapter into the base model, drawn from the job's seed.
+def adapt(
+    base: Any, assignment: Assignment, tokenizer: Any, device: Device, *, total_steps: int = 1000
+) -> AdaptedModel:
+    """Put a fresh adapter into the base model, drawn from the job's seed; with method `full`, none.
+
+    Args:
+        base: as `load_base` gives it; changed in place.
+        assignment: the attempt's.
+        tokenizer: the model's.
+        device: where the model is.
+        total_steps: how many there will be; AdaLoRA's course depends on it.
 
     Raises:
         TargetModulesNotFound, LayersNotFound: a name matches nothing; the message lists what there is.
         ConfigInvalid: PEFT refuses its configuration for this model.
     """
-    lora = assignment.customization.lora
+    customization = assignment.customization
+    adapter, kind = customization.adapter, customization.kind
     parameters = base.num_parameters()
     quantization = None
     if assignment.customization.quantization is not None:
         from agent.trainer import quantized
 
         quantization = quantized.facts(base)
-    targets = target_modules(base, lora)
     torch.manual_seed(assignment.tuning.seed)
-    model = _with_adapter(base, lora, targets, name=assignment.model.name)
+    if kind.peft_type:
+        targets = () if kind.prompt else target_modules(base, customization.method, adapter)
+        situation = Situation(base, targets, total_steps, tokenizer.name_or_path)
+        model = _with_adapter(customization, situation, name=assignment.model.name)
+    else:
+        model, targets = _whole(base, adapter.trainable_layers, name=assignment.model.name)
+    if customization.method == "layernorm":
+        for parameter in model.parameters():
+            # PEFT leaves them in the base model's type.
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     if quantization is not None:
         model.peft_config["default"].fan_in_fan_out = quantized.stands_transposed(model)
     if assignment.tuning.gradient_checkpointing:
@@ -154,11 +201,28 @@ def adapt(base: Any, assignment: Assignment, tokenizer: Any, device: Device) -> 
         pad_id=pad_id or 0,
         parameters=parameters,
         quantization=quantization,
-        moves_base=lora.moves_base,
+        moves_base=adapter.moves_base,
+        leading_logits=0 if customization.method == "prefix_tuning" else customization.virtual_tokens,
+        autocast=torch.bfloat16 if kind.trains_base and customization.precision == "bf16" else None,
+        allocation=Allocation(model) if customization.method == "adalora" else None,
     )
 
 
-def _with_adapter(base: Any, lora: Lora, targets: tuple[str, ...], *, name: str) -> Any:
+def _whole(base: Any, layers: Sequence[str], *, name: str) -> tuple[Any, tuple[str, ...]]:
+    """The model without an adapter, and which of its parameters are trained if not all are.
+
+    Raises:
+        LayersNotFound: a layer is not there.
+    """
+    base.name_or_path = name
+    names = [parameter for parameter, _ in base.named_parameters()]
+    trained = set(within(base, layers, names))
+    for parameter_name, parameter in base.named_parameters():
+        parameter.requires_grad_(parameter_name in trained)
+    return base, tuple(parameter for parameter in names if parameter in trained) if layers else ()
+
+
+def _with_adapter(customization: Customization, situation: Situation, *, name: str) -> Any:
     """The PEFT model.
 
     Raises:
@@ -166,36 +230,31 @@ def _with_adapter(base: Any, lora: Lora, targets: tuple[str, ...], *, name: str)
     """
     try:
         with logged_warnings():
-            config = LoraConfig(
-                task_type="CAUSAL_LM",
-                r=lora.rank,
-                lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a fraction is as good
-                lora_dropout=lora.dropout,
-                target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
-                **lora.config,
-            )
+            config = peft_configuration(customization, situation)
             # PEFT takes the name from here, whatever its configuration says, and it must not be a path of this node.
-            base.name_or_path = name
-            model = get_peft_model(base, config)
+            situation.base.name_or_path = name
+            model = get_peft_model(situation.base, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         # Names and types were checked at submit; what is left is what PEFT finds wrong for this very model.
         raise ConfigInvalid(f"customization.peft.config: PEFT refuses it: {error}"[:ERROR_LIMIT]) from error
-    _check_names(model, lora)
+    if getattr(config, "tokenizer_name_or_path", None):
+        config.tokenizer_name_or_path = name
+    _check_names(model, customization.adapter.config)
     return model
 
 
-def _check_names(model: Any, lora: Lora) -> None:
+def _check_names(model: Any, config: Mapping[str, Any]) -> None:
     """PEFT passes over a name that matches nothing; the user would never learn of it."""
-    adapted = model.base_model.targeted_module_names
     for field in ("rank_pattern", "alpha_pattern"):
-        for pattern in lora.config.get(field, {}):
+        for pattern in config.get(field, {}):
+            adapted = model.base_model.targeted_module_names
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in adapted):
                 raise ConfigInvalid(
                     f"customization.peft.config.{field}: {pattern} matches no module that is adapted; those are called "
                     f"{', '.join(sorted({name.rpartition('.')[2] for name in adapted}))}"
                 )
     saved = [name for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)]
-    for wanted in lora.config.get("modules_to_save", []):
+    for wanted in config.get("modules_to_save", []):
         if not any(name.endswith(f".{wanted}") for name in saved):
             raise ConfigInvalid(f"customization.peft.config.modules_to_save: {wanted} is no module of this model")
 
@@ -208,8 +267,8 @@ def logged_warnings() -> Iterator[None]:
         # PEFT 0.21 reads a property that transformers 5.23 renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
-    for warning in caught:
-        log.warning("%s", warning.message)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        log.warning("%s", message)  # once, though PEFT may say it of every module
 
 
 def seed_dropout(seed: int, rank: int) -> None:
@@ -220,10 +279,21 @@ def seed_dropout(seed: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(sha256(f"{seed}/{rank}".encode()).digest()[:8], "big"))
 
 
-def max_length(tuning: Tuning, files: ModelFiles) -> int:
-    """The longest sequence to train on: the job's, unless the model was made for less."""
+def max_length(assignment: Assignment, files: ModelFiles) -> int:
+    """The longest text to train on: the job's, unless the model was made for less. Virtual tokens take of the model's.
+
+    Raises:
+        ConfigInvalid: they leave nothing.
+    """
+    tuning, virtual = assignment.tuning, assignment.customization.virtual_tokens
     made_for = [files.config.get(name) for name in ("max_position_embeddings", "n_positions")]
-    return min(tuning.max_sequence_length, *(length for length in made_for if isinstance(length, int) and length > 1))
+    lengths = [length - virtual for length in made_for if isinstance(length, int) and length > 1]
+    if lengths and min(lengths) < MIN_LENGTH:
+        raise ConfigInvalid(
+            f"customization.peft.config.num_virtual_tokens: {virtual} leave no room for text in a model made for "
+            f"{min(lengths) + virtual} tokens"
+        )
+    return min(tuning.max_sequence_length, *lengths)
 
 
 class _Blaming:

@@ -1,4 +1,4 @@
-"""Writes `output/`: the adapter in PEFT's own format, its model card, its provenance, all of it fsynced."""
+"""Writes `output/`: the adapter in PEFT's own format or a whole model, its card, its provenance, all of it fsynced."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from agent.trainer.model import logged_warnings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
+
     from agent.trainer.model import AdaptedModel
 
 
@@ -30,11 +32,15 @@ class Output:
     Args:
         directory: where it goes; what an earlier try left there is written over.
         adapted: the model before its first step.
+        tokenizer: the model's; it goes along with a whole model.
+        dtype: what a whole model's weights are written in.
     """
 
-    def __init__(self, directory: Path, adapted: AdaptedModel) -> None:
+    def __init__(self, directory: Path, adapted: AdaptedModel, tokenizer: Any, dtype: torch.dtype) -> None:
         self._directory = directory
         self._adapted = adapted
+        self._tokenizer = tokenizer
+        self._dtype = dtype
         self._beginning = None
         if adapted.moves_base:
             self._beginning = {
@@ -52,12 +58,23 @@ class Output:
             OSError: the disk is full or broken.
         """
         with logged_warnings():
-            self._save_adapter()
+            # A prompt's encoder is computed once more and its result is saved: without its dropout.
+            self._adapted.model.eval()
+            if self._adapted.is_whole:
+                self._save_model()
+            else:
+                self._save_adapter()
         (self._directory / "README.md").write_text(model_card(facts), encoding="utf-8")
         for name, content in (("provenance.json", facts), ("audit.json", audited)):
             document = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
             (self._directory / name).write_text(document + "\n", encoding="utf-8")
         sync_directory(self._directory)
+
+    def _save_model(self) -> None:
+        """A directory that `from_pretrained` takes; weights in the job's precision, as the base model's were."""
+        model = self._adapted.model.to(self._dtype)
+        model.save_pretrained(str(self._directory))
+        self._tokenizer.save_pretrained(str(self._directory))
 
     def _save_adapter(self) -> None:
         # Embeddings are never saved along: LoRA does not change them, and the base model has them.

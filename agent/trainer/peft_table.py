@@ -12,7 +12,19 @@ import types
 import typing
 from enum import Enum
 
-from peft import LoraConfig
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    VeraConfig,
+)
 
 from agent.trainer.isolation import isolate
 
@@ -26,6 +38,19 @@ from __future__ import annotations
 
 Fields = dict[str, tuple[str, str]]
 '''
+CLASSES = {
+    "LORA": LoraConfig,
+    "ADALORA": AdaLoraConfig,
+    "IA3": IA3Config,
+    "VERA": VeraConfig,
+    "OFT": OFTConfig,
+    "BOFT": BOFTConfig,
+    "PROMPT_TUNING": PromptTuningConfig,
+    "PREFIX_TUNING": PrefixTuningConfig,
+    "P_TUNING": PromptEncoderConfig,
+    "LN_TUNING": LNTuningConfig,
+}
+"""PEFT's word for a method (`peft_type`) -> the class that configures it."""
 JSON_TYPES = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
@@ -37,12 +62,16 @@ def main() -> None:
 
 def render() -> str:
     """The module's text."""
-    lines = [HEAD, "LORA: Fields = {"]
-    hints = typing.get_type_hints(LoraConfig)
-    for field in dataclasses.fields(LoraConfig):
+    return "\n".join([HEAD, *(line for name, kind in CLASSES.items() for line in _table(name, kind))])
+
+
+def _table(name: str, kind: type[PeftConfig]) -> list[str]:
+    lines = [f"{name}: Fields = {{"]
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
         kinds = " | ".join(dict.fromkeys(_kinds(hints[field.name])))
         lines.append(f'    "{field.name}": ("{kinds}", "{_default(field)}"),')
-    return "\n".join([*lines, "}", ""])
+    return [*lines, "}", ""]
 
 
 def _kinds(hint: object) -> list[str]:
@@ -62,6 +91,8 @@ def _kinds(hint: object) -> list[str]:
 
 
 def _default(field: dataclasses.Field[object]) -> str:
+    if isinstance(field.default, Enum):
+        return repr(field.default.value)
     if field.default is not dataclasses.MISSING:
         return repr(field.default)
     if field.default_factory is not dataclasses.MISSING:

@@ -101,7 +101,7 @@ def provenance(finished: Finished) -> dict[str, Any]:
         "base_model": {
             "model_name": assignment.model.name,
             "commit": assignment.model.commit,
-            "architectures": adapted.model.get_base_model().config.architectures,
+            "architectures": adapted.base.config.architectures,
             "parameters": adapted.parameters,
             "dtype": assignment.customization.precision,
             "quantization": adapted.quantization,
@@ -112,6 +112,7 @@ def provenance(finished: Finished) -> dict[str, Any]:
             "target_modules": list(adapted.target_modules),
             "trainable_parameters": adapted.trainable_count,
             "dtype": str(adapted.trainable[0].dtype).removeprefix("torch."),
+            **({} if adapted.allocation is None else {"ranks": adapted.allocation.ranks()}),
         },
         "datasets": finished.corpus.facts(),
         "training": {

@@ -32,7 +32,7 @@ def require_separation(adapted: AdaptedModel) -> None:
     Raises:
         ConfigInvalid: documents see each other, or the model takes no positions.
     """
-    vocabulary = adapted.model.get_base_model().config.get_text_config().vocab_size
+    vocabulary = adapted.base.config.get_text_config().vocab_size
     one, other, document = (
         Example(
             (np.arange(DOCUMENT_TOKENS, dtype=np.int32) * step + step) % vocabulary,
@@ -60,7 +60,7 @@ def require_separation(adapted: AdaptedModel) -> None:
 def _logits(adapted: AdaptedModel, row: list[Example]) -> torch.Tensor:
     """Of the row's last document, in fp32."""
     batch = collate_rows([row], pad_id=adapted.pad_id, device=adapted.device.torch_device)
-    with torch.inference_mode():
+    with torch.inference_mode(), adapted.computing():
         logits: torch.Tensor = adapted.model(
             input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False
         ).logits

@@ -148,6 +148,10 @@ class Trainer:
         began = time.perf_counter()
         trained_tokens = sum(example.trained_tokens for example in batch)
         made, own_loss = self._gradient(own, trained_tokens)
+        allocation = self.adapted.allocation
+        if allocation is not None and self.group.first:
+            # Once a step, whatever the micro-batches and the ranks; what is reported stays the loss of the tokens.
+            allocation.penalty().backward()  # type: ignore[no-untyped-call]
         loss = self._add_up(own_loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf)
         grad_norm = norm.item()
@@ -160,6 +164,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if allocation is not None:
+            allocation.after_step(number)
         self.optimizer.zero_grad()
         return Step(
             number=number,

@@ -78,17 +78,18 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
         rank.directory / RENDEZVOUS, rank=rank.number, size=assignment.world_size, cuda=bool(assignment.devices)
     )
     tokenizer = model.load_tokenizer(files)
-    audited = _tokenized(corpus, tokenizer, tuning, model.max_length(tuning, files), reports) if group.first else {}
+    limit = model.max_length(assignment, files)
+    audited = _tokenized(corpus, tokenizer, tuning, limit, reports) if group.first else {}
     base = model.load_base(files, assignment.customization, place)
-    adapted = model.adapt(base, assignment, tokenizer, place)
+    corpus.train, corpus.eval = share_examples(group, corpus.train), share_examples(group, corpus.eval)
+    portions = share_portions(group, assignment.datasets, corpus.train_counts)
+    schedule = schedule_for(tuning, examples=len(corpus.train))
+    adapted = model.adapt(base, assignment, tokenizer, place, total_steps=schedule.total_steps)
     group.take_from_first(adapted.trainable)
     if tuning.packing:
         require_separation(adapted)
     model.seed_dropout(tuning.seed, rank.number)
-    output = Output(rank.directory / "output", adapted)
-    corpus.train, corpus.eval = share_examples(group, corpus.train), share_examples(group, corpus.eval)
-    portions = share_portions(group, assignment.datasets, corpus.train_counts)
-    schedule = schedule_for(tuning, examples=len(corpus.train))
+    output = Output(rank.directory / "output", adapted, tokenizer, model.DTYPES[assignment.customization.precision])
     _log_start(corpus, adapted, schedule, group)
 
     before = None

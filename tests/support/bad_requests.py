@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.spec.field import Field, Kind, walk
 from controlplane.domain.spec.fields import FIELDS
+from tests.support.bad_methods import BAD_METHODS
 from tests.support.bad_uris import BAD_PLACES, HIDDEN_URLS, MALFORMED_URLS
 
 if TYPE_CHECKING:
@@ -324,19 +325,28 @@ def _contradictions() -> Iterator[BadRequest]:
     yield _bad(
         "an adapter's fields with full",
         full,
-        ("customization.method", "NOT_YET_SUPPORTED"),
         *((f"customization.{name}", said) for name in own),
+        ("customization.peft.config", said),
     )
     yield _seed(
         "layers of a prompt method",
         "customization.method",
         "p_tuning",
-        ("customization.method", "NOT_YET_SUPPORTED"),
+        *((f"customization.{name}", said) for name in own[:4]),
         ("customization.trainable_layers", said),
     )
     both = changed(LOCAL, "tuning_parameters", {"eval_fraction": 0.1})
     both["datasets"].append({"source": "file:///data/eval.jsonl", "split": "eval"})
     yield _bad("two ways to evaluate", both, ("tuning_parameters.eval_fraction", said))
+    for method, block, field in BAD_METHODS:
+        custom = {"method": method, **block}
+        yield _local(f"{field} of {method}", "customization", custom, (f"customization.{field}", said))
+    prefix = changed(LOCAL, "customization", {"method": "prefix_tuning"})
+    yield _bad(
+        "a prefix and recomputed activations",
+        changed(prefix, "tuning_parameters.gradient_checkpointing", True),
+        ("tuning_parameters.gradient_checkpointing", said),
+    )
     yield _seed(
         "another rank in peft.config", "customization.peft.config", {"r": 8}, ("customization.peft.config.r", said)
     )

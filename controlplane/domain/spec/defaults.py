@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.spec.field import Field, Kind
-from controlplane.domain.spec.fields import DEFAULT_EVENTS, FIELDS, PEFT_OWN_PLACES
+from controlplane.domain.spec.fields import DEFAULT_EVENTS, FIELDS
+from trainplane.backends import peft_config
+from trainplane.backends.peft_methods import METHODS, PLACES
 
 if TYPE_CHECKING:
     from controlplane.domain.spec.rules import Rules
@@ -38,8 +40,7 @@ def effective(sent: dict[str, Any], *, job_id: str | None, rules: Rules) -> dict
     )
     if model["provider"] == "huggingface":
         model.setdefault("revision", "main")
-    custom.setdefault("lora_alpha", 2 * custom["rank"])
-    custom["peft"]["config"] = _peft_config(custom["peft"].get("config", {}))
+    _fill_method(custom, sent.get("customization", {}))
     for dataset in spec["datasets"]:
         _fill_dataset(dataset)
     if custom.get("method") != "qlora":
@@ -69,9 +70,17 @@ def _format_of(source: str) -> str:
     return _FORMATS.get(name[name.rfind(".") :].lower(), "jsonl")
 
 
-def _peft_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What is left of PEFT's configuration without the fields that have their own place, where they stand already."""
-    return {"task_type": "CAUSAL_LM"} | {key: value for key, value in config.items() if key not in PEFT_OWN_PLACES}
+def _fill_method(custom: dict[str, Any], sent: dict[str, Any]) -> None:
+    """What the method makes of the block: fields that it does not have are left out, and PEFT's stand in one place."""
+    method = METHODS.get(custom.get("method", "lora"), METHODS["lora"])
+    custom.setdefault("lora_alpha", 2 * custom["rank"])
+    for place in PLACES:
+        if place not in method.places or (place == "target_modules" and method.trains_base and place not in sent):
+            custom.pop(place, None)
+    if method.peft_type:
+        custom["peft"]["config"] = {"task_type": "CAUSAL_LM", **peft_config.further(custom)}
+    else:
+        custom["peft"] = {"use": False}
 
 
 def _filler(fields: tuple[Field, ...]) -> _Fill:

@@ -10,6 +10,7 @@ from functools import partial
 
 from controlplane.domain.spec import shapes
 from controlplane.domain.spec.field import Field, Kind
+from trainplane.backends.peft_methods import METHODS
 
 _text = partial(Field, kind=Kind.TEXT)
 _whole = partial(Field, kind=Kind.INTEGER)
@@ -18,18 +19,6 @@ _flag = partial(Field, kind=Kind.FLAG)
 _block = partial(Field, kind=Kind.BLOCK)
 _map = partial(Field, kind=Kind.MAP)
 _free = partial(Field, kind=Kind.FREE)
-
-#: Fields of PEFT's configuration that have their own place below `customization`, and which.
-PEFT_OWN_PLACES = {
-    "peft_type": "method",
-    "r": "rank",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "target_modules": "target_modules",
-}
-
-#: Methods that train a prompt instead of weights: blocks and modules mean nothing to them.
-PROMPT_METHODS = ("prompt_tuning", "prefix_tuning", "p_tuning")
 
 EVENT_TYPES = (
     "job.queued",
@@ -130,21 +119,16 @@ _CUSTOMIZATION = (
     _text(
         name="method",
         required=True,
-        choices=("lora", "qlora"),
-        later=(
-            "dora",
-            "adalora",
-            "ia3",
-            "vera",
-            "oft",
-            "boft",
-            *PROMPT_METHODS,
-            "layernorm",
-            "full",
-        ),
+        choices=tuple(METHODS),
         doc="How the model is adapted.",
     ),
-    _whole(name="rank", low=1, high=1024, default=16, doc="The adapter's rank."),
+    _whole(
+        name="rank",
+        low=1,
+        high=1024,
+        default=16,
+        doc="The adapter's rank; for `adalora` the mean one at the end.",
+    ),
     _number(
         name="lora_alpha",
         low=0,
@@ -159,8 +143,8 @@ _CUSTOMIZATION = (
         repeated=True,
         shape=shapes.MODULE,
         default=("all-linear",),
-        doc="Modules to adapt, by name; `all-linear`: every linear layer but the head. A name that matches nothing "
-        "fails the job.",
+        doc="Modules to adapt, by name; `all-linear`: every linear layer but the head. For `layernorm` names of norms, "
+        "every norm by default. A name that matches nothing fails the job.",
     ),
     _text(
         name="trainable_layers",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.errors import Violation
 from controlplane.domain.spec import locations, problem
-from controlplane.domain.spec.fields import PEFT_OWN_PLACES, PROMPT_METHODS
 from trainplane import backends
+from trainplane.backends import peft_config
+from trainplane.backends.peft_methods import METHODS, PLACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,33 +100,52 @@ def _output_absent(seen: Seen) -> str | None:
 
 
 def _adapter_off(seen: Seen) -> str | None:
-    custom = seen.effective["customization"]
-    method = custom.get("method")
-    if method is None or custom["peft"]["use"] == (method != "full"):
+    method = seen.effective["customization"].get("method")
+    use = (seen.given("customization", "peft") or {}).get("use")
+    if method is None or use is None or use == (method != "full"):
         return None
-    if method == "full":
-        return "method `full` trains no adapter: leave it out or say false" if _use_given(seen) else None
+    if use:
+        return "method `full` trains no adapter: leave it out or say false"
     return f"method `{method}` trains an adapter: false goes with method `full` only"
 
 
-def _use_given(seen: Seen) -> bool:
-    return "use" in (seen.given("customization", "peft") or {})
-
-
-def _with_full(name: str) -> Relation:
+def _not_of_method(name: str) -> Relation:
     def says(seen: Seen) -> str | None:
-        if seen.effective["customization"].get("method") != "full" or seen.given("customization", name) is None:
+        word = seen.effective["customization"].get("method")
+        method = METHODS.get(word)
+        if method is None or name in method.places or seen.given("customization", name) is None:
             return None
-        return "method `full` trains no adapter: leave it out"
+        return f"method `{word}` {method.lacks}: leave it out"
 
     return Relation((f"customization.{name}", "customization.method"), problem.CONTRADICTION, says)
 
 
-def _layers_of_prompt(seen: Seen) -> str | None:
+def _linear_norms(seen: Seen) -> str | None:
+    custom = seen.effective["customization"]
+    if custom.get("method") != "layernorm" or "all-linear" not in (seen.given("customization", "target_modules") or ()):
+        return None
+    return "method `layernorm` trains norms, which `all-linear` leaves out: name norms, or leave it out for all of them"
+
+
+def _config_of_full(seen: Seen) -> str | None:
+    if seen.effective["customization"].get("method") != "full":
+        return None
+    given = (seen.given("customization", "peft") or {}).get("config", {})
+    return "method `full` trains no adapter, so PEFT has nothing to configure: leave it out" if given else None
+
+
+def _recomputed_prefix(seen: Seen) -> str | None:
+    tuning = seen.effective["tuning_parameters"]
+    if seen.effective["customization"].get("method") != "prefix_tuning" or not tuning["gradient_checkpointing"]:
+        return None
+    return "method `prefix_tuning` works by the attention's cache, which a block that is computed anew does not have"
+
+
+def _packed_prompt(seen: Seen) -> str | None:
     method = seen.effective["customization"].get("method")
-    if method in PROMPT_METHODS and seen.given("customization", "trainable_layers"):
-        return f"method `{method}` trains no block of the model: leave it out"
-    return None
+    if not seen.effective["tuning_parameters"]["packing"] or method not in METHODS or not METHODS[method].prompt:
+        return None
+    return f"method `{method}` puts its prompt before a row once, and a packed row holds several examples"
 
 
 def _batch(seen: Seen) -> str | None:
@@ -149,13 +169,6 @@ def _evaluated_twice(seen: Seen) -> str | None:
     for index, dataset in enumerate(seen.effective["datasets"]):
         if dataset.get("split") == "eval":
             return f"datasets[{index}] is evaluated on already: leave this out, or that"
-    return None
-
-
-def _packed_prompts(seen: Seen) -> str | None:
-    method = seen.effective["customization"].get("method")
-    if method in PROMPT_METHODS and seen.given("tuning_parameters", "packing"):
-        return f"method `{method}` puts its prompt before a row, not before each example in it: leave it out"
     return None
 
 
@@ -188,15 +201,26 @@ _RELATIONS = (
     Relation(("backend",), problem.NOT_ALLOWED, _mock),
     Relation(("datasets",), problem.CONTRADICTION, _nothing_to_train_on),
     Relation(("customization.peft.use", "customization.peft"), problem.CONTRADICTION, _adapter_off),
-    _with_full("rank"),
-    _with_full("lora_alpha"),
-    _with_full("lora_dropout"),
-    _with_full("target_modules"),
     Relation(
         ("tuning_parameters.eval_fraction", "tuning_parameters", "datasets"), problem.CONTRADICTION, _evaluated_twice
     ),
-    Relation(("tuning_parameters.packing",), problem.CONTRADICTION, _packed_prompts),
-    Relation(("customization.trainable_layers",), problem.CONTRADICTION, _layers_of_prompt),
+    *(_not_of_method(name) for name in PLACES),
+    Relation(("customization.target_modules", "customization.method"), problem.CONTRADICTION, _linear_norms),
+    Relation(
+        ("customization.peft.config", "customization.peft", "customization.method"),
+        problem.CONTRADICTION,
+        _config_of_full,
+    ),
+    Relation(
+        ("tuning_parameters.gradient_checkpointing", "tuning_parameters", "customization.method"),
+        problem.CONTRADICTION,
+        _recomputed_prefix,
+    ),
+    Relation(
+        ("tuning_parameters.packing", "tuning_parameters", "customization.method"),
+        problem.CONTRADICTION,
+        _packed_prompt,
+    ),
     Relation(
         ("tuning_parameters.batch_size", "tuning_parameters", "resources.gpus", "resources"),
         problem.CONTRADICTION,
@@ -215,22 +239,18 @@ def _peft_config(seen: Seen, spoiled: frozenset[str]) -> Iterator[Violation]:
     """Of PEFT's fields those that have their own place here; the others are the backend's to judge."""
     custom = seen.effective["customization"]
     path = "customization.peft.config"
+    if custom.get("method") == "full":
+        return
     for key, value in (seen.given("customization", "peft") or {}).get("config", {}).items():
         at = f"{path}.{problem.step(key)}"
         if key == "task_type":
             if value != "CAUSAL_LM":
                 yield Violation(at, problem.CONTRADICTION, "must be CAUSAL_LM: that is what is trained here")
-        elif key in PEFT_OWN_PLACES:
-            own = PEFT_OWN_PLACES[key]
-            agrees = value == custom.get(own) or (own == "method" and str(value).lower() == _peft_type(custom))
-            if not agrees and f"customization.{own}" not in spoiled:
-                yield Violation(at, problem.CONTRADICTION, f"must agree with customization.{own}; better leave it out")
-
-
-def _peft_type(custom: dict[str, Any]) -> str | None:
-    """The method in PEFT's words: what qlora puts into its quantized base is a LoRA."""
-    method: str | None = custom.get("method")
-    return "lora" if method == "qlora" else method
+            continue
+        own = peft_config.own_place(custom, key)
+        if own is None or f"customization.{own}" in spoiled or peft_config.agrees(custom, key, value):
+            continue
+        yield Violation(at, problem.CONTRADICTION, f"must agree with customization.{own}; better leave it out")
 
 
 def _places(seen: Seen) -> Iterator[Violation]:

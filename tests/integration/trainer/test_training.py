@@ -168,7 +168,7 @@ def test_the_model_card_has_the_facts(attempt: Attempt):
     trained(attempt)
     card = (attempt.output / "README.md").read_text()
     assert f'base_model: "{attempt.model}"' in card
-    assert "| target modules | q_proj, v_proj |" in card
+    assert "| trained modules | q_proj, v_proj |" in card
     assert "PeftModel.from_pretrained" in card
 
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane.domain.spec import Rules, check
-from controlplane.domain.spec.fields import PEFT_OWN_PLACES
 from tests.support.bad_requests import LOCAL, changed
-from trainplane.backends.peft_config import ACCEPTED, OWN_PLACES, further, problems
-from trainplane.backends.peft_fields import LORA
+from trainplane.backends.peft_config import further, problems
+from trainplane.backends.peft_methods import METHODS, PLACES
 
 TAKEN = [
     {},
@@ -64,18 +63,84 @@ def test_what_cannot_be_had_together_is_told_once(customization: dict[str, Any],
     ]
 
 
+OF_METHODS = [
+    ("dora", {"use_dora": True, "use_rslora": True, "peft_type": "LORA"}),
+    ("adalora", {"init_r": 24, "tinit": 0, "tfinal": 3, "deltaT": 5, "beta1": 0.9, "beta2": 0.5, "orth_reg_weight": 0}),
+    ("adalora", {"target_r": 16, "r": 16, "layers_to_transform": [0]}),
+    ("ia3", {"feedforward_modules": ["down_proj"], "exclude_modules": "x"}),
+    ("vera", {"d_initial": 0.2, "projection_prng_key": 3}),
+    ("oft", {"oft_block_size": 64, "coft": True, "eps": 1e-4, "block_share": False, "module_dropout": 0.1}),
+    ("oft", {"r": 8, "num_cayley_neumann_terms": 7, "use_cayley_neumann": True}),
+    ("boft", {"boft_block_num": 4, "boft_dropout": 0.5}),
+    ("prompt_tuning", {"num_virtual_tokens": 8, "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "Be kind."}),
+    ("prefix_tuning", {"prefix_projection": True, "encoder_hidden_size": 64, "init_weights": "zero"}),
+    ("p_tuning", {"encoder_reparameterization_type": "LSTM", "encoder_num_layers": 1, "encoder_dropout": 0.1}),
+    ("layernorm", {"exclude_modules": ["norm"]}),
+]
+
+
+@pytest.mark.parametrize(("method", "config"), OF_METHODS, ids=str)
+def test_what_a_method_obeys_is_taken(method: str, config: dict[str, Any]):
+    assert problems({"method": method, "peft": {"config": config}}) == []
+
+
+REFUSED = [
+    ("dora", {"lora_bias": True}, "NOT_YET_SUPPORTED"),
+    ("dora", {"init_lora_weights": "pissa"}, "CONTRADICTION"),
+    ("adalora", {"total_step": 100}, "NOT_ALLOWED"),
+    ("adalora", {"rank_pattern": {}}, "NOT_ALLOWED"),
+    ("adalora", {"use_rslora": True}, "NOT_YET_SUPPORTED"),
+    ("adalora", {"beta1": 1}, "OUT_OF_RANGE"),
+    ("adalora", {"beta2": 0}, "OUT_OF_RANGE"),
+    ("adalora", {"deltaT": 0}, "OUT_OF_RANGE"),
+    ("adalora", {"tinit": -1}, "OUT_OF_RANGE"),
+    ("adalora", {"tinit": 1.5}, "WRONG_TYPE"),
+    ("adalora", {"init_r": 8}, "CONTRADICTION"),
+    ("ia3", {"lora_alpha": 3}, "UNKNOWN_FIELD"),
+    ("ia3", {"r": 8}, "UNKNOWN_FIELD"),
+    ("ia3", {"feedforward_modules": [1]}, "WRONG_TYPE"),
+    ("vera", {"save_projection": False}, "NOT_ALLOWED"),
+    ("vera", {"projection_prng_key": -1}, "OUT_OF_RANGE"),
+    ("vera", {"bias": "all"}, "NOT_YET_SUPPORTED"),
+    ("oft", {"eps": 0}, "OUT_OF_RANGE"),
+    ("oft", {"oft_block_size": 4, "r": 2}, "CONTRADICTION"),
+    ("oft", {"oft_block_size": 0}, "CONTRADICTION"),
+    ("boft", {"boft_n_butterfly_factor": 2}, "NOT_YET_SUPPORTED"),
+    ("boft", {"boft_block_size": 4, "boft_block_num": 2}, "CONTRADICTION"),
+    ("prompt_tuning", {"num_virtual_tokens": 0}, "OUT_OF_RANGE"),
+    ("prompt_tuning", {"tokenizer_name_or_path": "/etc"}, "NOT_ALLOWED"),
+    ("prompt_tuning", {"tokenizer_kwargs": {"trust_remote_code": True}}, "NOT_ALLOWED"),
+    ("prompt_tuning", {"prompt_tuning_init": "LOUD"}, "UNKNOWN_VALUE"),
+    ("prompt_tuning", {"prompt_tuning_init": "TEXT"}, "CONTRADICTION"),
+    ("prompt_tuning", {"prompt_tuning_init_text": "x"}, "CONTRADICTION"),
+    ("prompt_tuning", {"num_layers": 3}, "NOT_ALLOWED"),
+    ("prefix_tuning", {"encoder_hidden_size": 8}, "CONTRADICTION"),
+    ("prefix_tuning", {"init_weights": "one"}, "UNKNOWN_VALUE"),
+    ("p_tuning", {"encoder_reparameterization_type": "GRU"}, "UNKNOWN_VALUE"),
+    ("p_tuning", {"encoder_dropout": 1}, "OUT_OF_RANGE"),
+    ("layernorm", {"modules_to_save": ["lm_head"]}, "NOT_YET_SUPPORTED"),
+]
+
+
+@pytest.mark.parametrize(("method", "config", "reason"), REFUSED, ids=str)
+def test_what_a_method_does_not_obey_is_told_once(method: str, config: dict[str, Any], reason: str):
+    ((field, told, said),) = problems({"method": method, "rank": 16, "peft": {"config": config}})
+    assert field.rpartition(".")[2] in {*config, "prompt_tuning_init_text"}
+    assert (told, bool(said)) == (reason, True)
+
+
 def test_every_field_named_here_is_one_of_peft_s():
-    assert set(LORA) >= ACCEPTED | OWN_PLACES
-    assert not ACCEPTED & OWN_PLACES
+    for method in METHODS.values():
+        assert set(method.fields) >= method.accepted | set(method.own)
+        assert not method.accepted & set(method.own)
+        assert set(method.own.values()) <= {*method.places, "method"}
+        assert bool(method.lacks) == (set(PLACES) > method.places)
 
 
-def test_every_field_that_is_taken_is_documented():
+def test_every_method_and_every_field_that_is_taken_is_documented():
     page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
-    assert [name for name in sorted(ACCEPTED) if f"`{name}`" not in page] == []
-
-
-def test_the_fields_with_a_place_of_their_own_are_those_that_the_spec_s_judge_compares():
-    assert {*PEFT_OWN_PLACES, "task_type"} == OWN_PLACES
+    fields = {name for method in METHODS.values() for name in method.accepted}
+    assert [name for name in sorted({*fields, *METHODS}) if f"`{name}`" not in page] == []
 
 
 def test_a_lora_may_be_called_so_by_its_peft_type_also_in_a_quantized_base():
@@ -91,10 +156,16 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(LORA)) | st.text(max_size=8), JSON, max_size=4))
-def test_it_never_raises_and_what_it_takes_is_of_peft_s_types(config: dict[str, Any]):
-    customization = {"method": "lora", "peft": {"config": config}}
+ALL_FIELDS = sorted({name for method in METHODS.values() for name in method.fields})
+
+
+@given(
+    st.sampled_from(sorted(METHODS)),
+    st.dictionaries(st.sampled_from(ALL_FIELDS) | st.text(max_size=8), JSON, max_size=4),
+)
+def test_it_never_raises_and_what_it_takes_is_of_peft_s_types(method: str, config: dict[str, Any]):
+    customization = {"method": method, "peft": {"config": config}}
     found = problems(customization)
     assert all(field.startswith("customization.peft.config.") and said for field, _, said in found)
     if not found:
-        assert set(further(customization)) <= ACCEPTED
+        assert set(further(customization)) <= METHODS[method].accepted

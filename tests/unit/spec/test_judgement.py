@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest as BadRequestDetail
 from controlplane.domain.errors import InvalidSpec, Violation
 from controlplane.domain.spec import MAX_BODY_BYTES, Rules, check, fit, is_job_id, parse
 from tests.support.bad_requests import LOCAL, SEED, changed, seed_spec
+from trainplane.backends.peft_methods import METHODS, PLACES
 
 
 def _refused(spec: dict[str, Any], rules: Rules | None = None) -> list[tuple[str, str]]:
@@ -229,3 +230,21 @@ def test_a_share_of_what_is_evaluated_does_nothing():
     rows = [{"source": "file:///data/a", "weight": 2}, {"source": "file:///data/b", "split": "eval", "weight": 2}]
     checked = check(changed(LOCAL, "datasets", rows), rules=Rules())
     assert [warning.field for warning in checked.warnings] == ["datasets[1].weight"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_s_effective_spec_has_the_fields_that_it_has_and_is_judged_the_same_again(method: str):
+    spec = changed(LOCAL, "customization", {"method": method})
+    effective = check(spec, rules=Rules()).effective
+    custom = effective["customization"]
+    assert {name for name in PLACES if name in custom} <= METHODS[method].places
+    assert ("rank" in custom) == ("rank" in METHODS[method].places)
+    assert custom["peft"]["use"] == (method != "full")
+    assert ("qlora" in custom) == (method == "qlora")
+    assert check(effective, rules=Rules()).effective == effective
+
+
+def test_a_method_s_fields_of_peft_stand_in_their_own_places_only():
+    given = {"method": "adalora", "rank": 4, "peft": {"config": {"target_r": 4, "peft_type": "ADALORA", "init_r": 6}}}
+    custom = check(changed(LOCAL, "customization", given), rules=Rules()).effective["customization"]
+    assert custom["peft"]["config"] == {"task_type": "CAUSAL_LM", "init_r": 6}

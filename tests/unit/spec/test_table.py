@@ -145,5 +145,5 @@ def test_an_unknown_word_is_answered_with_all_known_ones():
     with pytest.raises(InvalidSpec) as refused:
         check(changed(LOCAL, "customization.method", "qlorra"), rules=Rules())
     (found,) = refused.value.violations
-    assert "lora, qlora (later: dora" in found.description
+    assert "lora, qlora, dora, adalora" in found.description
     assert found.description.endswith("did you mean qlora?")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.trainer.assignment import Tuning, deadline_seconds, parse, world_size
-from agent.trainer.customization import ALL_LINEAR, Customization, Lora, Quantization
+from agent.trainer.customization import ALL_LINEAR, Adapter, Customization, Quantization
 from agent.trainer.failures import ConfigInvalid, NotYetSupported, PrecisionUnsupported, TrainingFailure
 from agent.trainer.inputs import FetchedDataset, FetchedModel, Inputs
 
@@ -28,7 +28,7 @@ def test_a_small_spec_gets_the_defaults():
     assert (assignment.uid, assignment.job_id, assignment.attempt) == ("u", "demo", 2)
     assert assignment.model == FetchedModel(path="/models/tiny", name="/models/tiny", commit="")
     assert assignment.tuning == Tuning()
-    assert assignment.customization == Customization("lora", "bf16", Lora(), None)
+    assert assignment.customization == Customization("lora", "bf16", Adapter(), None)
     assert assignment.world_size == 1
 
 
@@ -52,7 +52,7 @@ def test_every_field_arrives_where_it_belongs():
     ]
     assignment = parsed(tuning_parameters=tuning, customization=customization, datasets=datasets)
     assert assignment.tuning == Tuning(**tuning)
-    lora = assignment.customization.lora
+    lora = assignment.customization.adapter
     assert (lora.rank, lora.alpha, lora.dropout, lora.target_modules) == (16, 32, 0.05, ("q_proj",))
     assert assignment.customization.precision == "fp32"
     assert [(d.index, d.source, d.weight, dict(d.columns)) for d in assignment.datasets] == [
@@ -67,11 +67,11 @@ def test_null_and_absent_are_the_same():
         customization={"method": "lora", "rank": None, "target_modules": None},
     )
     assert assignment.tuning == Tuning()
-    assert assignment.customization.lora == Lora()
+    assert assignment.customization.adapter == Adapter()
 
 
 def test_one_name_may_stand_for_a_list_of_one():
-    assert parsed(customization={"target_modules": ALL_LINEAR}).customization.lora.target_modules == (ALL_LINEAR,)
+    assert parsed(customization={"target_modules": ALL_LINEAR}).customization.adapter.target_modules == (ALL_LINEAR,)
 
 
 def test_the_blocks_of_other_methods_are_left_alone():
@@ -92,7 +92,7 @@ def test_qlora_s_block_is_read_for_qlora():
 
 def test_peft_s_own_fields_go_to_peft_but_those_with_a_place_here():
     config = {"task_type": "CAUSAL_LM", "r": 16, "use_rslora": True, "layers_to_transform": [0, 3]}
-    lora = parsed(customization={"method": "lora", "peft": {"config": config}}).customization.lora
+    lora = parsed(customization={"method": "lora", "peft": {"config": config}}).customization.adapter
     assert dict(lora.config) == {"use_rslora": True}
     assert lora.trainable_layers == ("layers.0", "layers.3")
 
@@ -121,7 +121,7 @@ REFUSED = [
     ({"base_model": {"provider": "ftp", "model_name": "a/b"}}, ConfigInvalid, "base_model.provider"),
     ({"base_model": {"provider": "local"}}, ConfigInvalid, "base_model.model_name"),
     ({"base_model": {"model_name": "/m", "weights_url": "s3://b/m/"}}, NotYetSupported, "base_model.weights_url"),
-    ({"customization": {"method": "dora"}}, NotYetSupported, "customization.method"),
+    ({"customization": {"method": "turbo"}}, ConfigInvalid, "customization.method"),
     ({"customization": {"precision": "fp16"}}, PrecisionUnsupported, "customization.precision"),
     ({"customization": {"precision": "int1"}}, ConfigInvalid, "customization.precision"),
     ({"customization": {"method": "qlora", "qlora": {"bnb_4bit_quant_type": "int4"}}}, ConfigInvalid, "customization.qlora.bnb_4bit_quant_type"),

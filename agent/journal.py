@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +24,8 @@ TERMINAL_KINDS = frozenset({"failed", "stopped", "published", "finished"})
 #: What the agent itself may report before it starts a trainer, whose first line is `started`.
 _BEFORE_THE_TRAINER = frozenset({"phase", "fetched"})
 _TAIL_BYTES = 256 * 1024
+_CHECKPOINTS = "checkpoints"
+_CHECKPOINTS_KEPT_SECONDS = 86400.0
 
 
 class JournalError(Exception):
@@ -106,17 +109,23 @@ class Journal(Protocol):
         """Append a line of the agent's own to the reports, on a line of its own even after a torn one. Durable."""
         ...
 
-    def remove(self, key: AttemptKey) -> None:
-        """Forget the attempt and all its files. Repeatable."""
+    def take_up_checkpoints(self, key: AttemptKey) -> None:
+        """Give the attempt what an earlier one of its job left here, if there is any. Repeatable."""
+        ...
+
+    def remove(self, key: AttemptKey, *, resumable: bool = False) -> None:
+        """Forget the attempt and all its files, but `resumable`: not its checkpoints, for a day. Repeatable."""
         ...
 
 
 class FileJournal:
-    """The journal of production: `<data_dir>/attempts/`."""
+    """The journal of production: `<data_dir>/attempts/`, and `<data_dir>/checkpoints/` for next attempts."""
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / "attempts"
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._checkpoints = data_dir / _CHECKPOINTS
+        for folder in (self._root, self._checkpoints):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for entry in self._root.iterdir():
             # Half removed, or made without a claim: nothing was ever asked for it.
             if entry.name.startswith(".") or not _read(entry / "claim.json"):
@@ -200,8 +209,20 @@ class FileJournal:
         except OSError as error:
             raise JournalError(path, error) from error
 
-    def remove(self, key: AttemptKey) -> None:
+    def take_up_checkpoints(self, key: AttemptKey) -> None:
         """See Journal."""
+        place = self.directory(key) / _CHECKPOINTS
+        try:
+            (self._checkpoints / key.uid).rename(place)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise JournalError(place, error) from error
+
+    def remove(self, key: AttemptKey, *, resumable: bool = False) -> None:
+        """See Journal."""
+        if resumable:
+            self._put_by_checkpoints(key)
         doomed = self._root / f".removed-{key}"
         try:
             self.directory(key).rename(doomed)
@@ -210,6 +231,21 @@ class FileJournal:
         except OSError as error:
             raise JournalError(self.directory(key), error) from error
         shutil.rmtree(doomed, ignore_errors=True)
+
+    def _put_by_checkpoints(self, key: AttemptKey) -> None:
+        ours, place = self.directory(key) / _CHECKPOINTS, self._checkpoints / key.uid
+        if ours.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+            try:
+                ours.rename(place)
+                os.utime(place)
+            except OSError as error:
+                raise JournalError(place, error) from error
+        forgotten = time.time() - _CHECKPOINTS_KEPT_SECONDS
+        for entry in self._checkpoints.iterdir():
+            # Its job went on elsewhere, or came to its end.
+            if entry.stat().st_mtime < forgotten:
+                shutil.rmtree(entry, ignore_errors=True)
 
     def _put(self, path: Path, content: Mapping[str, Any] | bytes, *, durable: bool = True) -> None:
         try:

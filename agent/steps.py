@@ -174,6 +174,7 @@ class Steps:
 
     async def _start(self, run: Run) -> Changes:
         directory = self._with.journal.directory(run.key)
+        self._with.journal.take_up_checkpoints(run.key)
         try:
             launch = self._with.launcher.prepare(_assigned(run), directory)
             process = self._with.runner.start(launch)
@@ -306,7 +307,7 @@ class Steps:
         self._with.reports.forget(run.key)
         self._with.logs.forget(run.key)
         self._secrets.pop(run.key, None)
-        self._with.journal.remove(run.key)
+        self._with.journal.remove(run.key, resumable=run.last_kind == "failed")
         _bound(run).info("attempt forgotten")
         return {}
 

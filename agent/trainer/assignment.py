@@ -73,6 +73,10 @@ class Tuning:
     eval_fraction: float = 0.0
     """Of the training rows, held out for evaluation."""
     neftune_noise_alpha: float = 0.0
+    checkpoint_steps: int | None = None
+    """Optimizer steps between checkpoints; None: by time."""
+    checkpoint_limit: int | None = None
+    """How many checkpoints are kept; None: as many as is sensible."""
     """0 = no noise."""
 
 
@@ -91,6 +95,8 @@ class Assignment:
     datasets: tuple[DatasetSource, ...]
     tuning: Tuning
     spec: Mapping[str, Any]
+    resume_from: str = ""
+    """Directory of an earlier attempt's checkpoints; empty: there are none."""
 
 
 def read_document(attempt_directory: Path) -> dict[str, Any]:
@@ -159,6 +165,7 @@ def parse(document: Mapping[str, Any], inputs: Inputs | None = None) -> Assignme
         datasets=_datasets(spec, inputs),
         tuning=tuning,
         spec=spec.values,
+        resume_from=top.text("resume_from", ""),
     )
 
 
@@ -205,7 +212,6 @@ def _dataset(index: int, block: Fields, fetched: FetchedDataset) -> DatasetSourc
 
 def _tuning(tuning: Fields) -> Tuning:
     tuning.choice("optimizer", "adamw", allowed=("adamw", "adamw_torch"), known=None)
-    tuning.refuse("checkpoint_steps")
     return Tuning(
         learning_rate=tuning.number("learning_rate", 2e-4, above=0.0),
         batch_size=tuning.integer("batch_size", 8, minimum=1),
@@ -221,5 +227,7 @@ def _tuning(tuning: Fields) -> Tuning:
         chat_template=tuning.optional_text("chat_template"),
         packing=tuning.boolean("packing", default=False),
         eval_fraction=tuning.number("eval_fraction", 0.0, minimum=0.0, below=1.0),
+        checkpoint_steps=tuning.optional_integer("checkpoint_steps", minimum=1),
+        checkpoint_limit=tuning.optional_integer("checkpoint_limit", minimum=1),
         neftune_noise_alpha=tuning.number("neftune_noise_alpha", 0.0, minimum=0.0),
     )

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from agent.trainer.assignment import Assignment
     from agent.trainer.corpus import Corpus
+    from agent.trainer.history import History
     from agent.trainer.loss import Evaluation
     from agent.trainer.model import AdaptedModel
     from agent.trainer.schedule import Schedule
-    from agent.trainer.train import History
 
 FORMAT_VERSION = 1
 CURVE_POINTS = 1000
@@ -122,6 +122,7 @@ def provenance(finished: Finished) -> dict[str, Any]:
             "effective_batch_size": assignment.tuning.batch_size,
             "micro_batch_size": max(rank.micro_batch_examples for rank in finished.ranks),
             "steps": len(history.losses),
+            "resumed_from": history.resumed_from,
             "epochs": round(schedule.epoch(len(history.losses)), 4),
             "warmup_steps": schedule.warmup_steps,
             "lr_scheduler": schedule.kind,

@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from agent.failpoints import failpoint
 from agent.trainer.data.batches import collate_rows
 from agent.trainer.data.order import PassCost, Portion, effective_batches, padded_tokens, plan, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
 from agent.trainer.group import ALONE
+from agent.trainer.history import History
 from agent.trainer.loss import summed_loss
 from agent.trainer.metrics import Point
 from agent.trainer.neftune import EmbeddingNoise
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from agent.trainer.data.tokens import Example
     from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
+    from agent.trainer.resuming import Checkpointing
     from agent.trainer.schedule import Schedule
 
 log = logging.getLogger("trainer")
@@ -62,29 +65,6 @@ class Step:
         """What the dense curves show of it."""
         speed = round(self.tokens / max(self.seconds, 1e-9), 1)
         return Point(self.number, round(self.loss, 6), self.learning_rate, round(self.grad_norm, 6), speed)
-
-
-@dataclass(slots=True)
-class History:
-    """All steps of a training as one rank made them, for its provenance."""
-
-    losses: list[float] = field(default_factory=list)
-    tokens: int = 0
-    trained_tokens: int = 0
-    padded_tokens: int = 0
-    micro_batch_examples: int = 0
-    seconds: float = 0.0
-    first_epoch: list[int] = field(default_factory=list)
-    """The examples that this rank trained on in the first epoch, by number, in order."""
-
-    def add(self, step: Step) -> None:
-        """Count a step in."""
-        self.losses.append(step.loss)
-        self.tokens += step.tokens
-        self.trained_tokens += step.trained_tokens
-        self.padded_tokens += step.padded_tokens
-        self.micro_batch_examples = max(self.micro_batch_examples, step.micro_batch_examples)
-        self.seconds += step.seconds
 
 
 class Trainer:
@@ -119,32 +99,58 @@ class Trainer:
         self.cost = adapted.device.cost
         """Its limit is halved when memory runs out."""
         self.parameters = adapted.trainable
+        self.parameter_names = [name for name, p in adapted.model.named_parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay, fused=True
         )
 
-    def run(self, on_step: Callable[[Step], None]) -> History:
+    def run(
+        self,
+        on_step: Callable[[Step], None],
+        checkpoints: Checkpointing | None = None,
+        history: History | None = None,
+    ) -> History:
         """Make all steps, calling `on_step` after each.
+
+        Args:
+            on_step: told of every step.
+            checkpoints: written after the steps for which one is wanted, but not after the last.
+            history: as `Checkpointing.resume` gave it: its steps are not made again.
 
         Raises:
             LossNotFinite: at the step where it happened, before the weights are touched.
             OutOfGpuMemory: one example alone does not fit.
         """
-        history = History()
+        history = history or History()
         order = effective_batches(self.portions, batch_size=self.tuning.batch_size, seed=self.tuning.seed)
         lengths = [len(example) for example in self.examples]
         self.adapted.model.train()
+        done = len(history.losses)
         for number in range(1, self.schedule.total_steps + 1):
             batch = next(order)
+            in_first_epoch = number <= self.schedule.steps_per_epoch
+            if number <= done and not in_first_epoch:
+                continue
             own = share(batch, lengths, rank=self.group.rank, size=self.group.size)
-            step = self._step(number, [self.examples[i] for i in batch], own=[self.examples[i] for i in own])
-            if number <= self.schedule.steps_per_epoch:
+            if in_first_epoch:
                 history.first_epoch += own
+            if number <= done:
+                continue
+            wanted = checkpoints is not None and number < self.schedule.total_steps and checkpoints.wanted(number)
+            step, wanted = self._step(
+                number, [self.examples[i] for i in batch], own=[self.examples[i] for i in own], wanted=wanted
+            )
             history.add(step)
             on_step(step)
+            failpoint(f"trainer.step-{number}")
+            if wanted and checkpoints is not None:
+                checkpoints.write(self, history)
         return history
 
-    def _step(self, number: int, batch: Sequence[Example], *, own: Sequence[Example]) -> Step:
+    def _step(
+        self, number: int, batch: Sequence[Example], *, own: Sequence[Example], wanted: bool
+    ) -> tuple[Step, bool]:
+        """The step, and whether any rank wanted a checkpoint after it."""
         began = time.perf_counter()
         trained_tokens = sum(example.trained_tokens for example in batch)
         made, own_loss = self._gradient(own, trained_tokens)
@@ -152,7 +158,8 @@ class Trainer:
         if allocation is not None and self.group.first:
             # Once a step, whatever the micro-batches and the ranks; what is reported stays the loss of the tokens.
             allocation.penalty().backward()  # type: ignore[no-untyped-call]
-        loss = self._add_up(own_loss)
+        failpoint(f"trainer.gradient-{number}")
+        loss, any_wanted = self._add_up(own_loss, wanted=wanted)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf)
         grad_norm = norm.item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -167,7 +174,7 @@ class Trainer:
         if allocation is not None:
             allocation.after_step(number)
         self.optimizer.zero_grad()
-        return Step(
+        made_step = Step(
             number=number,
             loss=loss,
             learning_rate=rate,
@@ -179,15 +186,22 @@ class Trainer:
             micro_batch_examples=max((sum(map(len, rows)) for rows in made), default=0),
             seconds=time.perf_counter() - began,
         )
+        return made_step, any_wanted
 
-    def _add_up(self, own_loss: torch.Tensor) -> float:
-        """Make every rank's gradient that of the whole effective batch, in one exchange; the loss of it."""
+    def _add_up(self, own_loss: torch.Tensor, *, wanted: bool) -> tuple[float, bool]:
+        """Make every rank's gradient that of the whole effective batch, in one exchange; the loss of it.
+
+        With it goes whether a rank wants a checkpoint: clocks differ, and all must write it after the same step.
+        """
         for parameter in self.parameters:
             if parameter.grad is None and self.group.size > 1:
                 # The last batch of an epoch may have fewer examples than there are ranks.
                 parameter.grad = torch.zeros_like(parameter)
-        self.group.add_up([own_loss, *(p.grad for p in self.parameters if p.grad is not None)])
-        return own_loss.item()
+        if self.group.size == 1:
+            return own_loss.item(), wanted
+        wishes = torch.tensor(float(wanted), device=own_loss.device)
+        self.group.add_up([own_loss, wishes, *(p.grad for p in self.parameters if p.grad is not None)])
+        return own_loss.item(), wishes.item() > 0
 
     def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[Plan, torch.Tensor]:
         """Accumulate the gradient of this rank's part of the mean loss; the micro-batches used, and that part.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.trainer.assignment import parse
+from agent.trainer.checkpoint import DIRECTORY
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import isolate
@@ -23,15 +25,16 @@ from agent.trainer.schedule import schedule_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from agent.trainer.assignment import Assignment, Tuning
     from agent.trainer.group import Group
+    from agent.trainer.history import History
     from agent.trainer.model import AdaptedModel
     from agent.trainer.model_files import ModelFiles
     from agent.trainer.reports import Reports
+    from agent.trainer.resuming import Checkpointing
     from agent.trainer.schedule import Schedule
-    from agent.trainer.train import Step
+    from agent.trainer.train import Step, Trainer
 
 log = logging.getLogger("trainer")
 
@@ -60,7 +63,9 @@ class _Rank:
     reports: Reports
 
 
-def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank) -> None:
+def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
+    assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank
+) -> None:
     """The part that needs torch."""
     from agent.trainer import device, model
     from agent.trainer.data.sharing import share_examples, share_portions
@@ -68,6 +73,7 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
     from agent.trainer.loss import Evaluation, mean_loss
     from agent.trainer.output import Output
     from agent.trainer.provenance import Finished, provenance, rank_facts
+    from agent.trainer.resuming import resumable
     from agent.trainer.separation import require_separation
     from agent.trainer.train import Trainer
 
@@ -92,11 +98,17 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
     output = Output(rank.directory / "output", adapted, tokenizer, model.DTYPES[assignment.customization.precision])
     _log_start(corpus, adapted, schedule, group)
 
+    trainer = Trainer(adapted, corpus.train, tuning, schedule, group, portions=portions)
+    checkpoints = _checkpoints(assignment, trainer, rank)
     before = None
-    if corpus.eval:
+    history = checkpoints.resume(trainer)
+    if history.resumed_from:
+        before = checkpoints.facts.get("eval_before")
+    elif corpus.eval:
         reports.phase("EVALUATING")
         before = mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group)
-    reports.phase("TRAINING")
+        checkpoints.facts = {"eval_before": before}
+    reports.phase("TRAINING", _beginning(history))
     meter = ProgressMeter(reports, schedule, memory_bytes=place.peak_memory_bytes)
     metrics = MetricsRecorder(reports, total_steps=schedule.total_steps)
 
@@ -104,7 +116,7 @@ def _train(assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Ran
         metrics.add(step.point)
         meter.on_step(step)
 
-    history = Trainer(adapted, corpus.train, tuning, schedule, group, portions=portions).run(on_step)
+    trainer.run(on_step, checkpoints if resumable(trainer) else None, history)
     evaluation = None
     if before is not None:
         reports.phase("EVALUATING")
@@ -126,6 +138,30 @@ def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, 
     audited = audit(corpus, tokenizer, max_length=max_length)
     reports.phase("PREPARING_DATA", summary(audited))
     return audited
+
+
+def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Checkpointing:
+    from agent.trainer.resuming import Checkpointing, identity
+
+    roots = [rank.directory / DIRECTORY]
+    if assignment.resume_from:
+        roots.append(Path(assignment.resume_from))
+    return Checkpointing(
+        roots,
+        identity(
+            assignment.uid,
+            trainer.examples,
+            world_size=trainer.group.size,
+            beginning=trainer.parameters if trainer.adapted.moves_base else (),
+        ),
+        steps=assignment.tuning.checkpoint_steps,
+        keep=assignment.tuning.checkpoint_limit,
+        reports=rank.reports,
+    )
+
+
+def _beginning(history: History) -> str:
+    return f"goes on from the checkpoint of step {history.resumed_from}" if history.resumed_from else ""
 
 
 def _log_start(corpus: Corpus, adapted: AdaptedModel, schedule: Schedule, group: Group) -> None:

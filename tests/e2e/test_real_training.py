@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -118,3 +120,27 @@ async def test_what_is_not_there_fails_in_words_that_name_it(stack, node, model,
     assert names in job["message"]
     assert job["attempt"] == 1
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_job_whose_trainer_is_killed_goes_on_from_its_checkpoint(stack, node, model, tmp_path):
+    wanted = request("goes-on", model, tmp_path, num_epochs=60, checkpoint_steps=20)
+    wanted["customization"]["lora_dropout"] = 0.1
+    status, job = stack.http("POST", "/train", json.dumps(wanted).encode())
+    assert status == 200, job
+    attempt = stack.directory / node / "attempts" / f"{job['uid']}.1"
+    await eventually(
+        lambda: (attempt / "checkpoints").exists() and any(attempt.glob("checkpoints/0*")), deadline_seconds=90
+    )
+    os.kill(json.loads((attempt / "process.json").read_text())["pid"], signal.SIGKILL)
+    done = await until(stack, "goes-on", "SUCCEEDED")
+    assert [each["reason"] for each in done["attempts"]] == ["TRAINER_CRASHED", ""]
+    training = json.loads((tmp_path / "out" / "provenance.json").read_text())["training"]
+    assert training["steps"] == 480
+    assert training["resumed_from"] >= 20
+    assert training["resumed_from"] % 20 == 0
+    events = stack.http("GET", "/train/goes-on/events")[1]["events"]
+    said = [
+        event["message"] for event in events if event["type"] == "job.phase_changed" and event["phase"] == "TRAINING"
+    ]
+    assert said[-1] == f"goes on from the checkpoint of step {training['resumed_from']}"
+    assert "job.recovering" in [event["type"] for event in events]

@@ -400,8 +400,6 @@ def _later() -> Iterator[BadRequest]:
         for word in field.later:
             yield _local(f"later {path} {word}", path, word, (told(path), said))
     for path, value in (
-        ("tuning_parameters.checkpoint_steps", 10),
-        ("tuning_parameters.checkpoint_limit", 2),
         ("export.merged", True),
         ("export.gguf", True),
         ("export.push_to_hub", "owner/name"),

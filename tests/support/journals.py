@@ -63,7 +63,10 @@ class MemoryJournal:
     def append_report(self, key: AttemptKey, report: Mapping[str, Any]) -> None:
         self.reports.setdefault(key, []).append(report)
 
-    def remove(self, key: AttemptKey) -> None:
+    def take_up_checkpoints(self, key: AttemptKey) -> None:
+        """Nothing is left here by earlier attempts."""
+
+    def remove(self, key: AttemptKey, *, resumable: bool = False) -> None:
         self._records.pop(key, None)
         self.reports.pop(key, None)
 

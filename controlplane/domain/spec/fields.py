@@ -319,8 +319,14 @@ _TUNING = (
         below_high=True,
         doc="Share of the training rows held out for evaluation; a row and its duplicates are on one side.",
     ),
-    _whole(name="checkpoint_steps", low=1, high=_INT32, not_yet=True, doc="Optimizer steps between checkpoints."),
-    _whole(name="checkpoint_limit", low=1, high=1000, not_yet=True, doc="Checkpoints kept."),
+    _whole(
+        name="checkpoint_steps",
+        low=1,
+        high=_INT32,
+        default_note="every 5 minutes",
+        doc="Optimizer steps between checkpoints, from which a later attempt on the same node goes on.",
+    ),
+    _whole(name="checkpoint_limit", low=1, high=1000, default_note="2", doc="Checkpoints kept."),
     _number(
         name="neftune_noise_alpha",
         low=0,

@@ -160,3 +160,35 @@ def test_the_end_of_a_log_is_shown_whatever_bytes_it_holds(tmp_path: Path) -> No
     assert log_tail(path) == ""
     path.write_bytes(b"first\n" * 100 + b"\xff\0bad\nlast\n")
     assert log_tail(path, lines=2) == "\N{REPLACEMENT CHARACTER}bad\nlast"
+
+
+def test_a_failed_attempts_checkpoints_are_the_next_ones(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path)
+    first, second = AttemptKey("01J", 1), AttemptKey("01J", 2)
+    journal.create(first, b"n", "boot")
+    checkpoint = journal.directory(first) / "checkpoints" / "00000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    journal.remove(first, resumable=True)
+    journal.create(second, b"m", "boot")
+    for _ in range(2):
+        journal.take_up_checkpoints(second)
+        assert (journal.directory(second) / "checkpoints" / "00000003" / "manifest.json").read_text() == "{}"
+    journal.remove(second)
+    third = AttemptKey("01J", 3)
+    journal.create(third, b"o", "boot")
+    journal.take_up_checkpoints(third)
+    assert not (journal.directory(third) / "checkpoints").exists()
+
+
+def test_checkpoints_that_nobody_came_for_are_forgotten_after_a_day(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path)
+    old, new = AttemptKey("01OLD", 1), AttemptKey("01NEW", 1)
+    for key in (old, new):
+        journal.create(key, b"n", "boot")
+        (journal.directory(key) / "checkpoints").mkdir()
+    journal.remove(old, resumable=True)
+    kept = tmp_path / "checkpoints"
+    os.utime(kept / "01OLD", (0, 0))
+    journal.remove(new, resumable=True)
+    assert [entry.name for entry in kept.iterdir()] == ["01NEW"]

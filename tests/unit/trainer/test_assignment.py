@@ -152,7 +152,7 @@ REFUSED = [
     ({"tuning_parameters": {"packing": 1}}, ConfigInvalid, "tuning_parameters.packing"),
     ({"tuning_parameters": {"eval_fraction": 1}}, ConfigInvalid, "tuning_parameters.eval_fraction"),
     ({"tuning_parameters": {"eval_fraction": 0.1}, "datasets": [{"source": "file:///a"}, {"source": "file:///b", "split": "eval"}]}, ConfigInvalid, "tuning_parameters.eval_fraction"),
-    ({"tuning_parameters": {"checkpoint_steps": 10}}, NotYetSupported, "tuning_parameters.checkpoint_steps"),
+    ({"tuning_parameters": {"checkpoint_steps": -1}}, ConfigInvalid, "tuning_parameters.checkpoint_steps"),
     ({"tuning_parameters": {"neftune_noise_alpha": -1}}, ConfigInvalid, "tuning_parameters.neftune_noise_alpha"),
     ({"tuning_parameters": {"gradient_checkpointing": 1}}, ConfigInvalid, "tuning_parameters.gradient_checkpointing"),
     ({"tuning_parameters": []}, ConfigInvalid, "tuning_parameters"),

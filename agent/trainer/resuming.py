@@ -1,0 +1,209 @@
+"""When a training writes its state, and how one goes on from it.
+
+What a step depends on, and so what the state is: the weights that move, the optimizer's moments, each rank's random
+numbers and the limit of its passes. The order of the examples and the learning rate are functions of the step's number.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from base64 import b64decode, b64encode
+from dataclasses import asdict
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from agent.trainer import checkpoint
+from agent.trainer.data.order import PassCost
+from agent.trainer.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from agent.trainer.checkpoint import Checkpoint
+    from agent.trainer.data.tokens import Example
+    from agent.trainer.reports import Reports
+    from agent.trainer.train import Trainer
+
+EVERY_SECONDS = 300.0
+"""Between checkpoints, where the job does not say after how many steps."""
+KEPT = 2
+"""Checkpoints, where the job does not say how many: one may turn out broken."""
+
+
+log = logging.getLogger("trainer")
+
+
+class Checkpointing:
+    """The checkpoints of one training, as one of its ranks sees them; rank 0 writes, and all of them read.
+
+    Args:
+        roots: directories of checkpoints: this attempt's own, then where an earlier attempt's are.
+        identity: what must be the same for a checkpoint to be of this training.
+        steps: optimizer steps between two; None: EVERY_SECONDS.
+        keep: how many are kept.
+        reports: told of each that cannot be used.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        identity: str,
+        *,
+        steps: int | None,
+        keep: int | None,
+        reports: Reports,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._roots = roots
+        self._identity = identity
+        self._steps = steps
+        self._keep = keep or KEPT
+        self._reports = reports
+        self._clock = clock
+        self._written_at = clock()
+        self.facts: dict[str, Any] = {}
+        """Further facts to be kept, and after `resume` those that were; JSON."""
+
+    def wanted(self, step: int) -> bool:
+        """Whether this rank wants a checkpoint after that step; what one wants, all do."""
+        if self._steps is not None:
+            return step % self._steps == 0
+        return self._clock() - self._written_at >= EVERY_SECONDS
+
+    def write(self, trainer: Trainer, history: History) -> None:
+        """Write the state after the last step of `history`. Called by all ranks alike.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        ranks = trainer.group.gather(_rank_state(trainer, history))
+        if trainer.group.first:
+            state = {"identity": self._identity, "facts": self.facts, "losses": history.losses, "ranks": ranks}
+            names = trainer.parameter_names
+            weights = {name: p.detach().cpu() for name, p in zip(names, trainer.parameters, strict=True)}
+            moments = {
+                f"{index}.{name}": value.detach().cpu()
+                for index, values in trainer.optimizer.state_dict()["state"].items()
+                for name, value in values.items()
+            }
+            written = checkpoint.save(
+                self._roots[0],
+                len(history.losses),
+                {
+                    "weights.safetensors": lambda path: save_file(_separate(weights), path),
+                    "optimizer.safetensors": lambda path: save_file(_separate(moments), path),
+                    "state.json": lambda path: _write_json(path, state),
+                },
+                keep=self._keep,
+            )
+            log.info("checkpoint step=%d bytes=%d sha256=%s", written.step, written.size_bytes, written.manifest_digest)
+        self._written_at = self._clock()
+
+    def find(self, *, first: bool) -> Checkpoint | None:
+        """The newest one that is whole and of this very training; only rank 0 looks."""
+        if not first:
+            return None
+        for found in checkpoint.usable(self._roots, self._pass_over):
+            if checkpoint.read_state(found)["identity"] == self._identity:
+                return found
+            self._pass_over(found.path, "it is of other data, another model or another number of devices")
+        if any(root.is_dir() for root in self._roots[1:]):
+            self._reports.warning("CHECKPOINT_UNUSABLE", "no checkpoint can be used; training begins at step 0")
+        return None
+
+    def resume(self, trainer: Trainer) -> History:
+        """Put the newest usable checkpoint's state into the trainer; the history until then, empty without one.
+
+        Called by all ranks alike.
+        """
+        found = self.find(first=trainer.group.first)
+        step = int(trainer.group.share(np.array([found.step if found else 0]) if trainer.group.first else None)[0])
+        if step == 0:
+            return History()
+        path = trainer.group.share(
+            np.frombuffer(str(found.path).encode(), dtype=np.uint8) if found is not None else None
+        )
+        return self._load(trainer, step, path.tobytes().decode())
+
+    def _load(self, trainer: Trainer, step: int, directory: str) -> History:
+        weights = load_file(f"{directory}/weights.safetensors")
+        with torch.no_grad():
+            for name, parameter in zip(trainer.parameter_names, trainer.parameters, strict=True):
+                parameter.copy_(weights[name])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in load_file(f"{directory}/optimizer.safetensors").items():
+            index, _, name = key.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+        trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
+        with open(f"{directory}/state.json", "rb") as stream:  # noqa: PTH123 - other ranks have only its name
+            state = json.load(stream)
+        self.facts = state["facts"]
+        own = state["ranks"][trainer.group.rank]
+        trainer.cost = PassCost(limit=own["limit"], overhead=trainer.cost.overhead)
+        torch.set_rng_state(_tensor(own["random"]))
+        if own["cuda_random"]:
+            torch.cuda.set_rng_state(_tensor(own["cuda_random"]))
+        return History(**own["history"], losses=state["losses"], resumed_from=step)
+
+    def _pass_over(self, path: Path, why: str) -> None:
+        self._reports.warning("CHECKPOINT_UNUSABLE", f"the checkpoint of step {int(path.name)} is passed over: {why}")
+
+
+def resumable(trainer: Trainer) -> bool:
+    """Whether the state is all that a step depends on: AdaLoRA's allocator has one of its own."""
+    return trainer.adapted.allocation is None
+
+
+def identity(uid: str, examples: Sequence[Example], *, world_size: int, beginning: Sequence[torch.Tensor]) -> str:
+    """What tells one training from another: its job, its tokens in their order, its ranks.
+
+    Args:
+        uid: the job's; its spec never changes.
+        examples: all that it trains on.
+        world_size: its ranks.
+        beginning: the fresh adapter, where the base model was changed with it (PiSSA): made anew, it must be the same.
+    """
+    digest = sha256(f"{uid}/{world_size}/{len(examples)}".encode())
+    for example in examples:
+        digest.update(len(example).to_bytes(8, "big") + example.ids.tobytes() + example.trained.tobytes())
+    for tensor in beginning:
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _rank_state(trainer: Trainer, history: History) -> dict[str, Any]:
+    kept = asdict(history)
+    for name in ("losses", "resumed_from", "first_epoch"):
+        del kept[name]
+    on_gpu = trainer.adapted.device.torch_device.type == "cuda"
+    return {
+        "history": kept,
+        "limit": trainer.cost.limit,
+        "random": _text(torch.get_rng_state()),
+        "cuda_random": _text(torch.cuda.get_rng_state()) if on_gpu else "",
+    }
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As safetensors wants them: whole, and none a view of another."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+
+
+def _text(state: torch.Tensor) -> str:
+    return b64encode(state.numpy().tobytes()).decode()
+
+
+def _tensor(text: str) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(b64decode(text), dtype=np.uint8).copy())

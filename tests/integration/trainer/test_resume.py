@@ -206,3 +206,27 @@ def test_two_ranks_go_on_with_the_samples_that_they_would_have_had(make: Callabl
     assert resumed.provenance["training"]["resumed_from"] == 3
     assert weights(resumed) == weights(attempts["whole"])
     assert resumed.provenance["ranks"] == attempts["whole"].provenance["ranks"]
+
+
+@pytest.mark.parametrize("method", ["full", "ia3", "prompt_tuning", "vera", "adalora"])
+def test_methods_that_are_no_lora_go_on_as_well(method: str, make: Callable[..., Attempt]):
+    def attempt(resume_from: Path | None = None) -> Attempt:
+        made = make("lora", resume_from=resume_from, learning_rate=1e-3)
+        path = made.directory / "assignment.json"
+        document = json.loads(path.read_text())
+        document["spec"]["customization"] = {"method": method, "precision": "fp32"}
+        path.write_text(json.dumps(document))
+        return made
+
+    whole, killed = attempt(), attempt()
+    assert train(whole.directory) == 0, whole.reports[-1]
+    assert train(killed.directory, failpoint="trainer.step-8") == KILLED
+    resumed = attempt(killed.directory / "checkpoints")
+    assert train(resumed.directory) == 0, resumed.reports[-1]
+    # The allocator's state is not in a checkpoint yet (ADR 0021), so AdaLoRA has none and begins anew.
+    assert resumed.provenance["training"]["resumed_from"] == (0 if method == "adalora" else 6)
+    files = sorted(path.name for path in whole.output.glob("*.safetensors"))
+    assert files
+    assert [(resumed.output / name).read_bytes() for name in files] == [
+        (whole.output / name).read_bytes() for name in files
+    ]

@@ -24,8 +24,8 @@ CROWD = 16
 """With more submits under way than this a child is started,"""
 FEW = 4
 """and once there is one, it gets what comes while more than these are under way: fewer are served faster in place."""
-FRAMES_AHEAD = 1
-"""Frames on their way to or from the child. What comes meanwhile shares the next: a frame costs as much as a submit."""
+FRAMES_AHEAD = 2
+"""Frames on their way to or from the child: one that it works on, one that waits for it."""
 QUIET = timedelta(seconds=20)
 PATIENCE = timedelta(seconds=5)
 STARTING = timedelta(seconds=30)

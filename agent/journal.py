@@ -130,6 +130,7 @@ class FileJournal:
             # Half removed, or made without a claim: nothing was ever asked for it.
             if entry.name.startswith(".") or not _read(entry / "claim.json"):
                 shutil.rmtree(entry, ignore_errors=True)
+        self._forget_old_checkpoints()
 
     def keys(self) -> list[AttemptKey]:
         """See Journal."""
@@ -223,6 +224,7 @@ class FileJournal:
         """See Journal."""
         if resumable:
             self._put_by_checkpoints(key)
+        self._forget_old_checkpoints()
         doomed = self._root / f".removed-{key}"
         try:
             self.directory(key).rename(doomed)
@@ -241,9 +243,11 @@ class FileJournal:
                 os.utime(place)
             except OSError as error:
                 raise JournalError(place, error) from error
+
+    def _forget_old_checkpoints(self) -> None:
+        """Those whose job went on elsewhere, or came to its end."""
         forgotten = time.time() - _CHECKPOINTS_KEPT_SECONDS
         for entry in self._checkpoints.iterdir():
-            # Its job went on elsewhere, or came to its end.
             if entry.stat().st_mtime < forgotten:
                 shutil.rmtree(entry, ignore_errors=True)
 

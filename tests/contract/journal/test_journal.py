@@ -190,5 +190,11 @@ def test_checkpoints_that_nobody_came_for_are_forgotten_after_a_day(tmp_path: Pa
     journal.remove(old, resumable=True)
     kept = tmp_path / "checkpoints"
     os.utime(kept / "01OLD", (0, 0))
+    # Whatever attempt ends on the node next, or with the next agent.
+    journal.remove(AttemptKey("01DONE", 1))
+    assert not any(kept.iterdir())
     journal.remove(new, resumable=True)
     assert [entry.name for entry in kept.iterdir()] == ["01NEW"]
+    os.utime(kept / "01NEW", (0, 0))
+    FileJournal(tmp_path)
+    assert not any(kept.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,17 @@ import torch
 from agent.trainer.data.order import PassCost
 from agent.trainer.failures import ConfigInvalid, PrecisionUnsupported
 
+log = logging.getLogger("trainer")
+
 CPU_COST = PassCost(limit=512, overhead=64)
 """A pass reads all weights once, which takes as long as computing some 60 tokens (135M parameters, 2 cores). More than
 a few hundred tokens a pass gain nothing, and take memory: 1,024, with logits over 49k words, made 3.5 GB."""
 
 GPU_COST = PassCost(limit=16384, overhead=1024)
 """A pass launches thousands of kernels whatever its size. The search for what fits begins at the limit."""
+
+_WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")
+"""What torch calls the CPUs on which it computes bf16 value by value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ def choose(precision: str, *, wants_gpu: bool) -> Device:
         PrecisionUnsupported: the device cannot compute in the precision.
     """
     if not wants_gpu:
+        if precision == "bf16" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16:
+            log.warning("customization.precision: this CPU has no bf16 arithmetic; fp32 is several times as fast on it")
         return Device(torch.device("cpu"), _cpu_name(), CPU_COST)
     if not torch.cuda.is_available():
         raise ConfigInvalid(

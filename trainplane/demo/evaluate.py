@@ -36,11 +36,11 @@ def contains_keyword(answer: str, keyword: str) -> bool:
 
 
 def load(model_dir: Path, *, adapter_dir: Path | None) -> tuple[Any, Any]:
-    """The model in the type its file has, with the adapter if one is named, and the tokenizer."""
+    """The model in fp32, which every CPU computes fast, with the adapter if one is named, and the tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="auto")
+    model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype="float32")
     if adapter_dir is not None:
         from peft import PeftModel
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainplane.demo import precision
+
 #: The demo's files, in the checkout that this package was installed from (`pip install -e`).
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "demo"
 TRAIN_FILE = EXAMPLES / "train.jsonl"
@@ -30,7 +32,7 @@ class Places:
 
 
 def build(places: Places, *, request_file: Path = REQUEST_FILE) -> dict[str, Any]:
-    """The body for `POST /train`: the committed request, with every value in capitals replaced.
+    """The body for `POST /train`: the committed request, with every value in capitals replaced, in a fast precision.
 
     Raises:
         KeyError: the file lacks one of the blocks; the demo's request is broken.
@@ -38,6 +40,7 @@ def build(places: Places, *, request_file: Path = REQUEST_FILE) -> dict[str, Any
     body: dict[str, Any] = json.loads(request_file.read_text())
     body["job_id"] = places.job_id
     body["base_model"]["model_name"] = str(places.model_dir.absolute())
+    body["customization"]["precision"] = precision.fastest()
     body["datasets"][0]["source"] = places.train_file.absolute().as_uri()
     body["artifacts"]["output_uri"] = places.output_dir.absolute().as_uri() + "/"
     body["callbacks"]["webhook_url"] = places.webhook_url

@@ -49,3 +49,7 @@ class MetricsRecorder:
             self._reports.append("metrics", series=dict(zip(Point._fields, map(list, columns), strict=True)))
             self._points.clear()
             self._reported_at = self._clock()
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """Report the eval split's loss after so many steps; all points before it have been reported."""
+        self._reports.append("metrics", series={"step": [step], "eval_loss": [round(loss, 6)]})

@@ -111,6 +111,8 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     reports.phase("TRAINING", _beginning(history))
     meter = ProgressMeter(reports, schedule, memory_bytes=place.peak_memory_bytes)
     metrics = MetricsRecorder(reports, total_steps=schedule.total_steps)
+    if before is not None and not history.resumed_from:
+        metrics.evaluated(0, before)
 
     def on_step(step: Step) -> None:
         metrics.add(step.point)
@@ -123,6 +125,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         after = mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group)
         evaluation = Evaluation(before, after)
         meter.on_evaluation(evaluation)
+        metrics.evaluated(schedule.total_steps, after)
 
     ranks = group.gather(rank_facts(group.rank, adapted, history))
     if digests is not None:

@@ -88,8 +88,11 @@ _NEWS: dict[str | None, Callable[[report_pb2.Report, int], AttemptNews]] = {
 def _progressed(of: report_pb2.Progressed, attempt: int, time_us: int) -> news.Progressed | None:
     epoch, loss, learning_rate, grad_norm = of.epoch, of.loss, of.learning_rate, of.grad_norm
     tokens_per_second, gpu_memory_bytes = of.tokens_per_second, of.gpu_memory_bytes
+    # Both or neither; unset ones are 0.
+    before, after = of.eval_loss_before, of.eval_loss
+    evaluated = of.HasField("eval_loss_before") and of.HasField("eval_loss")
     # An infinity or NaN anywhere makes the sum one, too.
-    if not isfinite(epoch + loss + learning_rate + grad_norm + tokens_per_second + gpu_memory_bytes):
+    if not isfinite(epoch + loss + learning_rate + grad_norm + tokens_per_second + gpu_memory_bytes + before + after):
         return None
     return news.Progressed(
         attempt,
@@ -103,6 +106,8 @@ def _progressed(of: report_pb2.Progressed, attempt: int, time_us: int) -> news.P
             tokens_per_second,
             gpu_memory_bytes,
             _end_time_us(of.remaining_seconds, time_us),
+            before if evaluated else None,
+            after if evaluated else None,
         ),
     )
 

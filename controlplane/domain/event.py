@@ -86,7 +86,7 @@ def _whole_seconds(seconds: int) -> str:
 
 
 def progress_fields(progress: Progress) -> dict[str, Any]:
-    """The public JSON form of progress; an unknown end time is left out."""
+    """The public JSON form of progress; what is not known is left out."""
     shown: dict[str, Any] = {
         "step": progress.step,
         "total_steps": progress.total_steps,
@@ -99,6 +99,8 @@ def progress_fields(progress: Progress) -> dict[str, Any]:
     }
     if progress.estimated_end_time_us:
         shown["estimated_end_time"] = timestamp(progress.estimated_end_time_us)
+    if progress.eval_loss is not None:
+        shown |= {"eval_loss_before": progress.eval_loss_before, "eval_loss": progress.eval_loss}
     return shown
 
 

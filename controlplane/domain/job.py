@@ -50,6 +50,10 @@ class Progress:
     gpu_memory_bytes: float = 0.0
     estimated_end_time_us: int = 0
     """0: unknown."""
+    eval_loss_before: float | None = None
+    """Per trained token of the eval split; None: there is no final evaluation yet, or no eval split."""
+    eval_loss: float | None = None
+    """The same after training."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,10 @@ EDGES: dict[State, frozenset[State]] = {
 }
 
 
+#: Events that say how far training is, or was at its end.
+_WITH_PROGRESS = frozenset({EventType.PROGRESS, EventType.SUCCEEDED})
+
+
 class IllegalNews(Exception):  # noqa: N818 - it says what happened
     """This kind of news cannot reach a job in this state: a bug of ours, or an agent that lies."""
 
@@ -89,7 +93,7 @@ class _Course:
                 phase=job.phase,
                 reason=job.reason if reason is None else reason,
                 message=job.message if message is None else message,
-                progress=job.progress if event is EventType.PROGRESS else None,
+                progress=job.progress if event in _WITH_PROGRESS else None,
             )
         )
 

@@ -111,6 +111,8 @@ def progress_message(progress: Progress) -> job_pb2.Progress:
         tokens_per_second=progress.tokens_per_second,
         gpu_memory_bytes=progress.gpu_memory_bytes,
         estimated_end_time=timestamp(progress.estimated_end_time_us),
+        eval_loss_before=progress.eval_loss_before,
+        eval_loss=progress.eval_loss,
     )
 
 

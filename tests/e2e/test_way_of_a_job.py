@@ -44,7 +44,7 @@ async def watched(stack, job_id, after=0):
 
 
 async def test_a_job_succeeds_and_its_output_is_whole_and_matches_the_manifest(stack, node, tmp_path):
-    post(stack, mock_spec("way-1", tmp_path / "out", steps=5, step_seconds=0.05, log_lines=2))
+    post(stack, mock_spec("way-1", tmp_path / "out", steps=5, step_seconds=0.05, log_lines=2, eval_loss=True))
     events = await asyncio.wait_for(watched(stack, "way-1"), 40)
     types = [event.type for event in events]
     assert types[:3] == ["job.queued", "job.starting", "job.started"]
@@ -52,6 +52,8 @@ async def test_a_job_succeeds_and_its_output_is_whole_and_matches_the_manifest(s
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     progress = [event.progress for event in events if event.type == "job.progress"]
     assert progress[-1].step == progress[-1].total_steps == 5
+    assert (progress[-1].eval_loss_before, progress[-1].eval_loss) == (2.6, 1.3)
+    assert events[-1].progress == progress[-1]
 
     job = await until(stack, "way-1", "SUCCEEDED")
     assert job["attempts"][0]["node"] == node

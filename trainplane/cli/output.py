@@ -136,10 +136,12 @@ def duration(seconds: float) -> str:
 
 
 def progress_text(progress: Progress) -> str:
-    """`step 40/300  loss 1.920  3100 tokens/s  ETA 4m05s`; empty before the first step."""
+    """`step 40/300  loss 1.920  3100 tokens/s  ETA 4m05s`, at last the evaluation's; empty before the first step."""
     if not progress.total_steps:
         return ""
     parts = [f"step {progress.step}/{progress.total_steps}", f"loss {progress.loss:.3f}"]
+    if progress.HasField("eval_loss"):
+        parts.append(f"eval loss {progress.eval_loss_before:.3f} -> {progress.eval_loss:.3f}")
     if progress.tokens_per_second:
         parts.append(f"{progress.tokens_per_second:.0f} tokens/s")
     end = moment(progress.estimated_end_time)

@@ -108,6 +108,8 @@ def _make_steps(reports: Reports, knobs: Mapping[str, Any]) -> None:
     total = knobs["steps"]
     reported_at = 0.0
     metrics = MetricsRecorder(reports, total_steps=total) if knobs["metrics"] else None
+    if metrics and knobs["eval_loss"]:
+        metrics.evaluated(0, 2.6)
     for step in range(1, total + 1):
         _go_wrong(step, reports, knobs)
         time.sleep(knobs["step_seconds"])
@@ -123,6 +125,8 @@ def _make_steps(reports: Reports, knobs: Mapping[str, Any]) -> None:
     if knobs["eval_loss"]:
         reports.phase("EVALUATING")
         _report_progress(reports, total, total=total, step_seconds=0.0, eval_loss_before=2.6, eval_loss=1.3)
+        if metrics:
+            metrics.evaluated(total, 1.3)
 
 
 def _go_wrong(step: int, reports: Reports, knobs: Mapping[str, Any]) -> None:

@@ -117,9 +117,11 @@ def test_the_fake_says_what_the_real_one_says(tmp_path: Path, attempt: Attempt, 
     (tmp_path / "fake").mkdir()
     process = start(FAKE, fake(tmp_path / "fake", steps=2, step_seconds=0.0, eval_loss=True, metrics=True))
     assert process.wait() == 0
-    faked = next(json.loads(line) for line in process.lines if json.loads(line)["kind"] == "metrics")
-    assert list(faked["series"]) == list(attempt.said("metrics")[0]["series"])
-    assert faked["series"]["step"] == [1, 2]
+    metrics = [json.loads(line) for line in process.lines if json.loads(line)["kind"] == "metrics"]
+    assert metrics[0]["series"] == {"step": [0], "eval_loss": [2.6]}
+    for number in range(3):
+        assert list(metrics[number]["series"]) == list(attempt.said("metrics")[number]["series"])
+    assert [said["series"]["step"] for said in metrics] == [[0], [1, 2], [2]]
     for kind in ("phase", "progress", "metrics", "finished"):
         real = [set(report) for report in attempt.said(kind)]
         faked = [set(json.loads(line)) for line in process.lines if json.loads(line)["kind"] == kind]

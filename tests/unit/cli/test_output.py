@@ -21,6 +21,9 @@ def test_progress_is_empty_before_the_first_step():
     assert output.progress_text(Progress(step=4, total_steps=30, loss=1.92, tokens_per_second=3100.4)) == (
         "step 4/30  loss 1.920  3100 tokens/s"
     )
+    assert output.progress_text(Progress(step=30, total_steps=30, loss=1.5, eval_loss_before=2.6, eval_loss=1.25)) == (
+        "step 30/30  loss 1.500  eval loss 2.600 -> 1.250"
+    )
 
 
 def test_json_is_the_http_apis():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from controlplane.domain import news as n
 from controlplane.domain.errors import MoveNotAllowed
 from controlplane.domain.event import EventType
-from controlplane.domain.job import State
+from controlplane.domain.job import Progress, State
 from controlplane.domain.lifecycle import EDGES, IllegalNews, advance
 from controlplane.domain.retry import MAX_LOSSES
 from tests.unit.domain.lifecycle_cases import NOW_US, job, news
@@ -49,6 +50,14 @@ def test_the_whole_matrix_is_as_committed():
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.write_text(found)
     assert found == GOLDEN.read_text(), "the lifecycle changed: look at the diff, then UPDATE_GOLDEN=1"
+
+
+def test_success_tells_what_training_came_to():
+    before = replace(
+        job(State.RUNNING, granted=True), progress=Progress(3, 3, loss=1.5, eval_loss_before=2.5, eval_loss=1.0)
+    )
+    after, [told] = advance(before, news(n.Published), now_us=NOW_US)
+    assert (after.state, told.type, told.progress) == (State.SUCCEEDED, EventType.SUCCEEDED, before.progress)
 
 
 def test_the_edges_are_those_of_the_contract():

@@ -178,10 +178,11 @@ PROGRESS = Progress(
     step=40, total_steps=300, epoch=0.4, loss=1.92, learning_rate=2e-4, grad_norm=0.8, tokens_per_second=3100.0,
     gpu_memory_bytes=8.5e10, estimated_end_time_us=T + 60_000_000,
 )  # fmt: skip
+EVALUATED = replace(PROGRESS, eval_loss_before=2.6, eval_loss=0.0)
 
 
 @pytest.mark.parametrize("kind", list(EventType))
-@pytest.mark.parametrize("progress", [None, PROGRESS, replace(PROGRESS, estimated_end_time_us=0)])
+@pytest.mark.parametrize("progress", [None, PROGRESS, replace(PROGRESS, estimated_end_time_us=0), EVALUATED])
 def test_an_event_s_message_says_what_its_json_says(kind, progress):
     event = an_event(kind, progress=progress, message='a "quoted" ü\n\x07', reason="R")
     shown = printed(convert.event_message(event))
@@ -261,6 +262,13 @@ def test_the_json_of_events_is_as_committed():
     golden(
         "event-failed.json",
         convert.event_message(an_event(EventType.FAILED, state=State.FAILED, reason="R", message="m")),
+    )
+
+
+def test_the_json_of_success_says_what_it_came_to():
+    golden(
+        "event-succeeded.json",
+        convert.event_message(an_event(EventType.SUCCEEDED, state=State.SUCCEEDED, progress=EVALUATED)),
     )
 
 

@@ -270,3 +270,27 @@ def test_what_a_trainer_measured_arrives_and_is_shown_as_it_was_written(steps, n
         for name, values in series.items()
     }
     assert shown == written
+
+
+def test_the_loss_on_the_eval_split_arrives_as_the_trainer_said_it() -> None:
+    line = b'{"kind":"progress","time":"2026-01-01T00:00:00Z","step":2,"total_steps":2,"loss":1.5,"eval_loss_before":2.5,"eval_loss":0.0}'
+    [before] = [read(agent_convert.report(line))[0].news]
+    assert isinstance(before, news.Progressed)
+    assert (before.progress.eval_loss_before, before.progress.eval_loss) == (2.5, 0.0)
+    [without] = read(progressed(loss=1.5))
+    assert isinstance(without.news, news.Progressed)
+    assert (without.news.progress.eval_loss_before, without.news.progress.eval_loss) == (None, None)
+    assert read(progressed(eval_loss_before=2.5, eval_loss=math.nan))[0].news is None
+
+
+def test_losses_before_the_first_step_and_after_the_last_are_points_of_their_own_curve() -> None:
+    lines = (
+        b'{"kind":"metrics","time":"2026-01-01T00:00:00Z","series":{"step":[0],"eval_loss":[2.5]}}',
+        b'{"kind":"metrics","time":"2026-01-01T00:00:00Z","series":{"step":[1,2],"loss":[3.0,2.0]}}',
+        b'{"kind":"metrics","time":"2026-01-01T00:00:00Z","series":{"step":[2],"eval_loss":[1.5]}}',
+    )
+    measured = [report.measured for report in read(*map(agent_convert.report, lines))]
+    curves = Curves({1: 0})
+    curves.add(chunk(each, job_uid="01J", attempt=1, sequence=n) for n, each in enumerate(measured) if each)
+    found = {name: (list(curve.steps), list(curve.values)) for name, curve in curves.by_name.items()}
+    assert found == {"eval_loss": ([0, 2], [2.5, 1.5]), "loss": ([1, 2], [3.0, 2.0])}

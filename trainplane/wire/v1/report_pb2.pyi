@@ -78,7 +78,7 @@ class Fetched(_message.Message):
     def __init__(self, base_model_commit: _Optional[str] = ...) -> None: ...
 
 class Progressed(_message.Message):
-    __slots__ = ("step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "gpu_memory_bytes", "remaining_seconds")
+    __slots__ = ("step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second", "gpu_memory_bytes", "remaining_seconds", "eval_loss_before", "eval_loss")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,8 @@ class Progressed(_message.Message):
     TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     GPU_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     REMAINING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EVAL_LOSS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    EVAL_LOSS_FIELD_NUMBER: _ClassVar[int]
     step: int
     total_steps: int
     epoch: float
@@ -97,7 +99,9 @@ class Progressed(_message.Message):
     tokens_per_second: float
     gpu_memory_bytes: float
     remaining_seconds: float
-    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., epoch: _Optional[float] = ..., loss: _Optional[float] = ..., learning_rate: _Optional[float] = ..., grad_norm: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., gpu_memory_bytes: _Optional[float] = ..., remaining_seconds: _Optional[float] = ...) -> None: ...
+    eval_loss_before: float
+    eval_loss: float
+    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., epoch: _Optional[float] = ..., loss: _Optional[float] = ..., learning_rate: _Optional[float] = ..., grad_norm: _Optional[float] = ..., tokens_per_second: _Optional[float] = ..., gpu_memory_bytes: _Optional[float] = ..., remaining_seconds: _Optional[float] = ..., eval_loss_before: _Optional[float] = ..., eval_loss: _Optional[float] = ...) -> None: ...
 
 class Warned(_message.Message):
     __slots__ = ("reason", "message")

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     s3_region: str | None = None
     """Region of the store. Default: what `AWS_*` or the AWS configuration says, else `us-east-1`."""
 
+    s3_checksums: bool | None = None
+    """Whether the store is told a CRC of each content, and keeps it. Default: AWS is, no store at an `s3_endpoint`."""
+
     ca_bundle: Path | None = None
     """PEM file of the authorities that the endpoints' certificates are checked against. Default: the system's."""
 
@@ -178,6 +181,7 @@ class Settings(BaseSettings):
             s3_endpoint=self.s3_endpoint,
             sts_endpoint=self.sts_endpoint,
             region=self.s3_region,
+            s3_checksums=self.s3_checksums,
             ca_bundle=None if self.ca_bundle is None else str(self.ca_bundle),
         )
 

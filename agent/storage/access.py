@@ -26,6 +26,7 @@ class StorageSettings:
         sts_endpoint: URL of the service that gives out role sessions.
         region: where neither is told, `us-east-1`.
         ca_bundle: PEM file of the authorities that the endpoints' certificates are checked against.
+        s3_checksums: whether the store is told a CRC of each content and keeps it; None: where no `s3_endpoint` is set.
         role_session_seconds: how long a role's session lives; it is assumed anew in its last quarter of an hour.
         silence_seconds: how long a store may send nothing before a request counts as lost.
         request_tries: of one request, with full jitter below 1, 2, 4 … 20 s between them.
@@ -35,6 +36,7 @@ class StorageSettings:
     sts_endpoint: str | None = None
     region: str | None = None
     ca_bundle: str | None = None
+    s3_checksums: bool | None = None
     role_session_seconds: int = 3600
     silence_seconds: float = 60.0
     request_tries: int = 6

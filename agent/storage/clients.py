@@ -7,7 +7,7 @@ that the store calls expired all the same (a clock, a revocation) is dropped by 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import boto3
 from botocore.config import Config
@@ -71,14 +71,16 @@ class Clients:
 
     def _config(self) -> Config:
         settings = self._access.settings
+        kept = not settings.s3_endpoint if settings.s3_checksums is None else settings.s3_checksums
+        checksums: Literal["when_supported", "when_required"] = "when_supported" if kept else "when_required"
         return Config(
             retries={"mode": "standard", "total_max_attempts": settings.request_tries},
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=settings.silence_seconds,
             max_pool_connections=self._connections,
             tcp_keepalive=True,
-            # Bodies are signed (_made) and contents proven by the manifest; not every store knows CRC trailers.
-            request_checksum_calculation="when_required",
+            # Bodies are signed (_made) and contents proven by the manifest; not every store knows these CRCs.
+            request_checksum_calculation=checksums,
             response_checksum_validation="when_required",
         )
 

@@ -102,8 +102,9 @@ def test_how_object_stores_are_reached_is_told_to_every_child(tmp_path: Path) ->
     bundle.write_text("")
     chosen = settings.load(
         {"node": "n", "s3_endpoint": "http://s3:9000", "sts_endpoint": "https://sts", "ca_bundle": str(bundle)}
+        | {"s3_checksums": True}
     )
-    assert chosen.storage() == StorageSettings("http://s3:9000", "https://sts", None, str(bundle))
+    assert chosen.storage() == StorageSettings("http://s3:9000", "https://sts", None, str(bundle), s3_checksums=True)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from controlplane.engine.logs import Logs
 from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import BusUnavailable, StoreUnavailable
+from controlplane.engine.preflights import Preflights
 from controlplane.engine.preparing import Preparer
 from controlplane.engine.prober import Prober
 from controlplane.engine.relay import Pace, Relay
@@ -43,7 +44,7 @@ from controlplane.loops import LoopDied, running
 from controlplane.preparers import CrowdPreparer
 from controlplane.rpc.backends import BackendService
 from controlplane.rpc.created import CreatedAnswer
-from controlplane.rpc.jobs import JobService, Readers
+from controlplane.rpc.jobs import Doors, JobService, Readers
 from controlplane.rpc.nodes import NodeService
 from controlplane.rpc.server import Serving, served
 from controlplane.store import open_store
@@ -104,6 +105,7 @@ class _Services:
             waits=self.dispatcher.waits,
             announce=self.announcer,
         )
+        self.preflights = Preflights(store, rules=rules, vault=self.vault)
         self.agents = Agents(
             nodes=self.nodes,
             claims=Claims(recorder, vault=self.vault),
@@ -172,7 +174,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None]) -> int:
                 f"{settings.grpc_host}:{settings.grpc_port}",
                 jobs=JobService(
                     services.jobs,
-                    submissions=services.submissions,
+                    doors=Doors(services.submissions, services.preflights),
                     watches=services.watches,
                     readers=Readers(services.log_reader, services.metrics),
                     vault=services.vault,

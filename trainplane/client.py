@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from trainplane.v1.job_event_pb2 import JobEvent
     from trainplane.v1.log_line_pb2 import LogLine
     from trainplane.v1.node_pb2 import Node
+    from trainplane.v1.preflight_pb2 import Preflight
 
 #: States after which a job does not change.
 TERMINAL_STATES = frozenset({Job.SUCCEEDED, Job.FAILED, Job.CANCELLED})
@@ -132,6 +133,23 @@ class Client:
         headers = (("idempotency-key", key),) if key else ()
         request = HttpBody(content_type="application/json", data=body)
         return await self._job(self._jobs.SubmitTraining, request, headers=headers)
+
+    async def validate(self, spec: Mapping[str, Any] | str | bytes | Path | TrainingSpec) -> Preflight:
+        """Tell what a submit would come to, and store nothing.
+
+        What is wrong with the request stands in the answer's `violations`.
+
+        Args:
+            spec: as for `submit`.
+
+        Raises:
+            InvalidRequest: the body is no JSON object.
+            OSError: the file cannot be read.
+        """
+        body = documents.message_as_json(spec) if isinstance(spec, TrainingSpec) else documents.as_json(spec)
+        request = HttpBody(content_type="application/json", data=body)
+        found: Preflight = await self._connection.unary(self._jobs.ValidateTraining, request)
+        return found
 
     async def _create(self, spec: TrainingSpec, *, validate_only: bool) -> Job:
         request = job_service_pb2.CreateJobRequest(spec=spec, validate_only=validate_only)

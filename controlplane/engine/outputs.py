@@ -40,6 +40,13 @@ def taken(tx: Transaction, batch: Sequence[NewJob]) -> dict[str, OutputInUse]:
     return refused
 
 
+def held(tx: Transaction, project: str, place: str) -> OutputInUse | None:
+    """Why a new job could not publish there now; None: it could."""
+    found = _in_the_way(place, tx.outputs_beside(project, [place])[place]) if place else ""
+    holder = tx.output_holder(project, found) if found else None
+    return OutputInUse(holder.job_id, state=holder.state) if holder else None
+
+
 def _in_the_way(place: str, others: Iterable[str]) -> str:
     """The first of these places that is, holds or lies in `place`; all end with a slash."""
     return next((other for other in others if place.startswith(other) or other.startswith(place)), "")

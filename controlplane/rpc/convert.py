@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,15 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from controlplane.domain.errors import InvalidArgument
 from controlplane.domain.job import State
-from trainplane.v1 import artifact_pb2, job_event_pb2, job_pb2, log_line_pb2, metric_pb2, node_pb2
+from trainplane.v1 import (
+    artifact_pb2,
+    job_event_pb2,
+    job_pb2,
+    log_line_pb2,
+    metric_pb2,
+    node_pb2,
+    preflight_pb2,
+)
 from trainplane.v1.training_spec_pb2 import TrainingSpec
 
 if TYPE_CHECKING:
@@ -23,15 +32,18 @@ if TYPE_CHECKING:
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import Progress
     from controlplane.domain.metrics import Curve
+    from controlplane.domain.preflight import Preflight
     from controlplane.engine.jobs import JobView
     from controlplane.engine.log_reading import Line
     from controlplane.engine.nodes import NodeView
+    from trainplane.backends.estimate import Estimate
 
 _STRUCT = Struct.DESCRIPTOR
 _STATES: dict[State, job_pb2.Job.State] = {
     domain: job_pb2.Job.State.Value(domain.value)  # type: ignore[misc]  # the stub answers int
     for domain in State
 }
+_CHECK_STATUSES = dict(preflight_pb2.Check.Status.items())
 _NODE_STATES = dict(node_pb2.Node.State.items())
 
 
@@ -224,4 +236,44 @@ def node_message(view: NodeView) -> node_pb2.Node:
         memory_gb=inventory.memory_bytes / 2**30,
         memory_gb_free=max(view.memory_bytes_free, 0) / 2**30,
         labels=inventory.labels,
+    )
+
+
+def preflight_message(found: Preflight) -> preflight_pb2.Preflight:
+    """What a request would come to."""
+    return preflight_pb2.Preflight(
+        valid=found.valid,
+        violations=[
+            preflight_pb2.Violation(field=v.field, reason=v.reason, description=v.description) for v in found.violations
+        ],
+        warnings=[job_pb2.Warning(field=w.field, reason=w.reason, description=w.description) for w in found.warnings],
+        feasible=found.feasible,
+        infeasible_reason=found.infeasible_reason,
+        pending_reason=found.pending_reason,
+        checks=[
+            preflight_pb2.Check(
+                name=check.name,
+                status=_CHECK_STATUSES[check.status.value],  # type: ignore[arg-type]
+                reason=check.reason,
+                message=check.message,
+                node=check.node,
+            )
+            for check in found.checks
+        ],
+        estimate=_estimate_message(found.estimate) if found.judged else None,
+    )
+
+
+def _estimate_message(estimate: Estimate) -> preflight_pb2.Estimate:
+    memory = estimate.memory
+    return preflight_pb2.Estimate(
+        parameters=estimate.parameters,
+        trainable_parameters=estimate.trainable_parameters,
+        gpu_memory_bytes=estimate.gpu_memory_bytes,
+        memory=preflight_pb2.Estimate.Memory(**asdict(memory)) if memory is not None else None,
+        steps=estimate.steps,
+        tokens=estimate.tokens,
+        seconds=estimate.seconds,
+        disk_bytes=estimate.disk_bytes,
+        unknown=estimate.unknown,
     )

@@ -19,7 +19,7 @@ from controlplane.rpc.errors import metadata
 from controlplane.rpc.logs import LogMethods
 from controlplane.rpc.names import PROJECT
 from controlplane.rpc.names import job_name as _name
-from trainplane.v1 import job_event_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
+from trainplane.v1 import job_event_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc, preflight_pb2
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from controlplane.engine.log_reading import LogReader
     from controlplane.engine.metrics import Metrics
     from controlplane.engine.ports import Vault
+    from controlplane.engine.preflights import Preflights
     from controlplane.engine.submissions import Submissions, Submitted
     from controlplane.engine.watches import Watches
 
@@ -43,16 +44,23 @@ class Readers:
     metrics: Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Where requests go: to become jobs, or to be told what would become of them."""
+
+    submissions: Submissions
+    preflights: Preflights
+
+
 class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
     """Takes jobs and tells how they stand; comments in job_service.proto are the promises."""
 
-    def __init__(
-        self, jobs: Jobs, *, submissions: Submissions, watches: Watches, readers: Readers, vault: Vault
-    ) -> None:
+    def __init__(self, jobs: Jobs, *, doors: Doors, watches: Watches, readers: Readers, vault: Vault) -> None:
         self._jobs = jobs
         self._logs = readers.logs
         self._metrics = readers.metrics
-        self._submissions = submissions
+        self._submissions = doors.submissions
+        self._preflights = doors.preflights
         self._watches = watches
         self._vault = vault
 
@@ -70,6 +78,10 @@ class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
         if said is not None and said != request.backend:
             await self._contradicted(raw)
         return self._submitted(await self._submissions.submit(Asked(raw, PROJECT, _key(context))))
+
+    async def ValidateTraining(self, request: HttpBody, context: Context) -> preflight_pb2.Preflight:  # noqa: N802, ARG002
+        """What a submit would come to."""
+        return convert.preflight_message(await self._preflights.look(request.data, project=PROJECT))
 
     async def _contradicted(self, raw: dict[str, Any]) -> NoReturn:
         """Refuses a body that names another backend than the address, with all else that is wrong with it."""

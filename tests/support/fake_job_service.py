@@ -24,6 +24,7 @@ from trainplane.v1.job_event_pb2 import JobEvent
 from trainplane.v1.job_pb2 import Job, Progress
 from trainplane.v1.job_service_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
 from trainplane.v1.node_service_pb2_grpc import NodeServiceServicer, add_NodeServiceServicer_to_server
+from trainplane.v1.preflight_pb2 import Preflight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -106,6 +107,7 @@ class FakeJobService(JobServiceServicer, NodeServiceServicer, BackendServiceServ
     series: list[MetricSeries] = field(default_factory=list)
     streams: list[list[Any]] = field(default_factory=list)
     """Scripts of the first streams: messages to send, and a code to break with; then what `events` holds."""
+    preflight: Preflight = field(default_factory=Preflight)
     page_size: int = 2
 
     def add(self, job_id: str, state: int = Job.QUEUED, **more: Any) -> Job:
@@ -151,6 +153,10 @@ class FakeJobService(JobServiceServicer, NodeServiceServicer, BackendServiceServ
         if request.validate_only:
             return Job(job_id=request.spec.job_id, effective_spec=request.spec)
         return self.add(request.spec.job_id, spec=request.spec)
+
+    async def ValidateTraining(self, request, context):  # noqa: N802
+        await self._noted("ValidateTraining", request, context)
+        return self.preflight
 
     async def GetJob(self, request, context):  # noqa: N802
         await self._noted("GetJob", request, context)

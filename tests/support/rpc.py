@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from controlplane.rpc.jobs import JobService, Readers
+from controlplane.rpc.jobs import Doors, JobService, Readers
 from controlplane.rpc.nodes import NodeService
 from controlplane.rpc.server import Patience, served
 from trainplane.v1 import backend_service_pb2_grpc, job_service_pb2_grpc, node_service_pb2_grpc
@@ -34,7 +34,7 @@ def job_service(world):
     """The real service of a world."""
     return JobService(
         world.jobs,
-        submissions=world.submissions,
+        doors=Doors(world.submissions, world.preflights),
         watches=world.watches,
         readers=Readers(world.log_reader, world.metrics),
         vault=world.vault,

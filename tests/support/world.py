@@ -25,6 +25,7 @@ from controlplane.engine.logs import Logs
 from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import Answer, Probed
+from controlplane.engine.preflights import Preflights
 from controlplane.engine.preparing import Asked, Preparer
 from controlplane.engine.prober import Prober
 from controlplane.engine.relay import Pace, Relay
@@ -228,6 +229,7 @@ class World:
             waits=self.dispatcher.waits,
             announce=self.announcer,
         )
+        self.preflights = Preflights(self.store, rules=self.rules, vault=self.vault)
         self.claims = Claims(self.recorder, vault=self.vault)
         self.intake = Intake(self.recorder)
         self.logs = Logs(self.store, blobs=files, hints=self.log_hints)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from trainplane.cli import demo, events, jobs, logs, metrics, nodes, submit, up, watch
+from trainplane.cli import demo, events, jobs, logs, metrics, nodes, submit, up, validate, watch
 
 app = typer.Typer(
     name="trainplane",
@@ -18,7 +18,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("submit")(submit.submit)
-app.command("validate")(submit.validate)
+app.command("validate")(validate.validate)
 app.command("jobs")(jobs.jobs)
 app.command("job")(jobs.job)
 app.command("watch")(watch.watch)

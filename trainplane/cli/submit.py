@@ -1,4 +1,4 @@
-"""`submit` and `validate`."""
+"""`submit`."""
 
 from __future__ import annotations
 
@@ -67,20 +67,3 @@ async def _say_how_it_stands(client: Client, job: Job) -> None:
         out.say(" ".join(part for part in ("now", out.state_name(job), out.explanation(job)) if part))
     if not job.end_time.seconds:
         out.say(f"watch it with: trainplane watch {job.job_id}")
-
-
-def validate(file: RequestFile, output: Output = Format.TEXT) -> None:
-    """Check a request as a submit would, and store nothing."""
-
-    async def work(client: Client) -> Exit:
-        from trainplane.cli import request_file
-
-        job = await client.submit(request_file.read(file), validate_only=True)
-        if output is Format.JSON:
-            out.print_json(out.as_dict(job))
-        else:
-            out.print_warnings(job)
-            out.say("valid")
-        return Exit.DONE
-
-    connected(work, output=output)

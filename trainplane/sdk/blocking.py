@@ -108,6 +108,7 @@ class BlockingClient:
             self.run(generator.aclose())
 
     submit = _Call(Client.submit)
+    validate = _Call(Client.validate)
     get = _Call(Client.get)
     cancel = _Call(Client.cancel)
     wait = _Call(Client.wait)

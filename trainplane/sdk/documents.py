@@ -20,6 +20,8 @@ from trainplane.errors import Details, InvalidRequest, Violation
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from google.protobuf.message import Message
+
 YAML_SUFFIXES = frozenset({".yaml", ".yml"})
 
 
@@ -39,6 +41,13 @@ def as_json(document: Mapping[str, Any] | str | bytes | Path) -> bytes:
         content = document.read_bytes()
         return yaml_as_json(content) if document.suffix.lower() in YAML_SUFFIXES else content
     return json.dumps(document).encode()
+
+
+def message_as_json(message: Message) -> bytes:
+    """The JSON of a `TrainingSpec`."""
+    from google.protobuf.json_format import MessageToDict
+
+    return json.dumps(MessageToDict(message, preserving_proto_field_name=True)).encode()
 
 
 def yaml_as_json(content: bytes) -> bytes:

@@ -5,6 +5,7 @@ from trainplane.v1 import job_pb2 as _job_pb2
 from trainplane.v1 import job_event_pb2 as _job_event_pb2
 from trainplane.v1 import log_line_pb2 as _log_line_pb2
 from trainplane.v1 import metric_pb2 as _metric_pb2
+from trainplane.v1 import preflight_pb2 as _preflight_pb2
 from trainplane.v1 import training_spec_pb2 as _training_spec_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor

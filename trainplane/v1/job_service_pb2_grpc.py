@@ -7,6 +7,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from trainplane.v1 import job_event_pb2 as trainplane_dot_v1_dot_job__event__pb2
 from trainplane.v1 import job_pb2 as trainplane_dot_v1_dot_job__pb2
 from trainplane.v1 import job_service_pb2 as trainplane_dot_v1_dot_job__service__pb2
+from trainplane.v1 import preflight_pb2 as trainplane_dot_v1_dot_preflight__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -50,6 +51,11 @@ class JobServiceStub:
                 '/trainplane.v1.JobService/SubmitBackendTraining',
                 request_serializer=trainplane_dot_v1_dot_job__service__pb2.SubmitBackendTrainingRequest.SerializeToString,
                 response_deserializer=trainplane_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ValidateTraining = channel.unary_unary(
+                '/trainplane.v1.JobService/ValidateTraining',
+                request_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+                response_deserializer=trainplane_dot_v1_dot_preflight__pb2.Preflight.FromString,
                 _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/trainplane.v1.JobService/CreateJob',
@@ -132,6 +138,15 @@ class JobServiceServicer:
     def SubmitBackendTraining(self, request, context):
         """The same with the backend chosen by address: a body that names another backend is refused (CONTRADICTION), one that names
         none gets this one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateTraining(self, request, context):
+        """Tells what a submit of this body would come to, and stores nothing: every check that a submit makes, and more; what the
+        job needs is looked at from a node, within some seconds. A readable body is always answered; what is wrong with it stands
+        in the answer. INVALID_ARGUMENT: the body is no JSON object.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +260,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.SubmitBackendTraining,
                     request_deserializer=trainplane_dot_v1_dot_job__service__pb2.SubmitBackendTrainingRequest.FromString,
                     response_serializer=trainplane_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ValidateTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateTraining,
+                    request_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                    response_serializer=trainplane_dot_v1_dot_preflight__pb2.Preflight.SerializeToString,
             ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
@@ -365,6 +385,33 @@ class JobService:
             '/trainplane.v1.JobService/SubmitBackendTraining',
             trainplane_dot_v1_dot_job__service__pb2.SubmitBackendTrainingRequest.SerializeToString,
             trainplane_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trainplane.v1.JobService/ValidateTraining',
+            google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            trainplane_dot_v1_dot_preflight__pb2.Preflight.FromString,
             options,
             channel_credentials,
             insecure,

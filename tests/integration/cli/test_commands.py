@@ -17,6 +17,7 @@ from trainplane.v1.job_pb2 import Job
 from trainplane.v1.log_line_pb2 import LogLine
 from trainplane.v1.metric_pb2 import MetricSeries
 from trainplane.v1.node_pb2 import Node
+from trainplane.v1.preflight_pb2 import Check, Preflight
 from trainplane.wire import credentials
 
 CODES = grpc.StatusCode
@@ -251,14 +252,44 @@ async def test_a_fault_of_the_control_plane_names_the_request(service, cli):
 # Reading.
 
 
-async def test_validate_says_valid_and_stores_nothing(service, cli, request_file):
+async def test_validate_shows_what_a_submit_would_come_to_and_ends_by_it(service, cli, request_file):
+    service.preflight = Preflight(valid=True, feasible=True)
+    service.preflight.estimate.trainable_parameters = 4_194_304
+    service.preflight.estimate.gpu_memory_bytes = 14.2 * 2**30
+    service.preflight.estimate.unknown["seconds"] = "no job like it has finished yet"
+    service.preflight.checks.add(name="model", status=Check.PASSED, node="gpu-01")
     result = await cli("validate", "request.json")
-    assert (result.code, result.out) == (0, "valid\n")
+    lines = [line.split(maxsplit=1) for line in result.out.splitlines() if line]
+    assert (result.code, lines[-1]) == (0, ["valid"])
+    assert ["model", "PASSED  gpu-01"] in lines
+    assert ["trained", "4.19M"] in lines
+    assert "about 14.2 GiB" in result.out
+    assert "unknown: no job like it has finished yet" in result.out
     assert not service.jobs
-    bad = await cli("validate", "-", stdin=b'{"base_modle": {}, "customization": {"rank": "x"}}')
+    told = json.loads((await cli("validate", "request.json", "-o", "json")).out)
+    assert told["estimate"]["trainable_parameters"] == 4_194_304
+    assert "steps" not in told["estimate"]
+
+    service.preflight.checks[0].status = Check.FAILED
+    service.preflight.checks[0].reason = "MODEL_NOT_FOUND"
+    service.preflight.checks[0].message = "base_model.model_name: there is none"
+    failing = await cli("validate", "request.json")
+    assert failing.code == 1
+    assert "MODEL_NOT_FOUND: base_model.model_name: there is none" in failing.out
+    assert failing.out.splitlines()[-1] == "valid, but it would fail: model"
+
+    service.preflight = Preflight(valid=True, infeasible_reason="needs 4 x A100; no node has A100")
+    nowhere = await cli("validate", "request.json")
+    assert (nowhere.code, nowhere.out.splitlines()[-1]) == (
+        1,
+        "valid, but no known node can run it: needs 4 x A100; no node has A100",
+    )
+
+    service.preflight = Preflight()
+    service.preflight.violations.add(field="customization.rank", reason="OUT_OF_RANGE", description="must be from 1")
+    bad = await cli("validate", "-", stdin=b'{"customization": {"rank": 0}}')
     assert bad.code == 3
-    assert "did you mean base_model?" in bad.err
-    assert "customization.rank" in bad.err
+    assert "customization.rank: must be from 1 (OUT_OF_RANGE)" in bad.out
 
 
 async def test_jobs_lists_newest_first_as_one_line_each(service, cli):

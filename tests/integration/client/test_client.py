@@ -21,6 +21,7 @@ from trainplane.v1.job_service_pb2 import WatchJobLogsResponse
 from trainplane.v1.log_line_pb2 import LogLine
 from trainplane.v1.metric_pb2 import MetricSeries
 from trainplane.v1.node_pb2 import Node
+from trainplane.v1.preflight_pb2 import Preflight
 from trainplane.v1.training_spec_pb2 import TrainingSpec
 
 QUICK = ClientSettings(
@@ -87,6 +88,18 @@ async def test_validate_only_stores_nothing_and_finds_local_faults_first(service
     with pytest.raises(e.InvalidRequest) as caught:
         await client.submit({"jobid": "v"}, validate_only=True)
     assert caught.value.violations[0].field == "jobid"
+    assert not service.jobs
+
+
+@pytest.mark.parametrize(
+    "asked", [{"job_id": "v", "customization": {"rank": 8}}, TrainingSpec(job_id="v", customization={"rank": 8})]
+)
+async def test_validate_sends_the_json_as_it_is_and_answers_what_was_found(service, client, asked):
+    service.preflight = Preflight(valid=True, infeasible_reason="needs 1 x A100; no node has A100")
+    found = await client.validate(asked)
+    assert (found.valid, found.infeasible_reason) == (True, "needs 1 x A100; no node has A100")
+    (call,) = service.calls
+    assert json.loads(call.request.data) == {"job_id": "v", "customization": {"rank": 8}}
     assert not service.jobs
 
 

@@ -1,0 +1,96 @@
+"""What a submit would come to, without one: nothing is stored, nothing is charged.
+
+body ─ check ─► violations? that is the answer
+         └─► SQL: name, output, nodes ─► feasible? ─► looks at what the job needs ─► estimate
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controlplane.domain import placement, spec
+from controlplane.domain.errors import InvalidSpec, JobExists, Violation
+from controlplane.domain.preflight import Preflight
+from controlplane.engine import outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from controlplane.domain.node import Node
+    from controlplane.domain.placement import Capacity
+    from controlplane.domain.spec import CheckedSpec, Rules
+    from controlplane.engine.ports import Store, Transaction, Vault
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What SQL says about a request."""
+
+    violations: tuple[Violation, ...]
+    free: tuple[Capacity, ...]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every known one."""
+        return [each.node for each in self.free]
+
+
+class Preflights:
+    """Answers what requests would come to.
+
+    Args:
+        store: is read only.
+        rules: the platform's.
+        vault: for telling whether a request is the same as a job of its name.
+    """
+
+    def __init__(self, store: Store, *, rules: Rules, vault: Vault) -> None:
+        self._store = store
+        self._rules = rules
+        self._vault = vault
+
+    async def look(self, body: bytes, *, project: str) -> Preflight:
+        """Judges a request, and looks at what its job would need.
+
+        Raises:
+            InvalidSpec: the body is no JSON object.
+            StoreUnavailable: the database does not answer.
+        """
+        raw = spec.parse(body)
+        try:
+            checked = spec.check(raw, rules=self._rules, fallback_job_id="preflight")
+        except InvalidSpec as error:
+            return Preflight(violations=error.violations, judged=False)
+        seen = await self._store.read(self._reader(checked, project))
+        need = checked.requirement
+        could = placement.could_ever(need, seen.nodes)
+        waits = placement.place(need, seen.free) is None
+        return Preflight(
+            violations=seen.violations,
+            warnings=checked.warnings,
+            infeasible_reason="" if could else placement.why_not(need, seen.free),
+            pending_reason=placement.why_not(need, seen.free) if could and waits else "",
+        )
+
+    def _reader(self, checked: CheckedSpec, project: str) -> Callable[[Transaction], _Seen]:
+        """What of a submit's checks needs the database; the answer to a repeat is the job that is there."""
+        place = spec.place(checked.effective["artifacts"]["output_uri"])
+        macs = spec.secret_macs(checked.secrets, self._vault.mac_key()) if checked.secrets else {}
+
+        def read(tx: Transaction) -> _Seen:
+            free = tuple(placement.capacities(tx.nodes(), tx.charged_attempts()))
+            there = tx.record(project, checked.job_id) if checked.job_id else None
+            if there is not None:
+                sent = json.loads(spec.canonical(checked.sent))
+                differing = spec.same(json.loads(there.sent), json.loads(there.secret_macs), sent, macs)
+                found = JobExists(there.job.job_id, differing=differing) if differing else None
+                return _Seen((Violation("job_id", found.reason, str(found)),) if found else (), free)
+            taken = outputs.held(tx, project, place)
+            if taken is None:
+                return _Seen((), free)
+            said = str(taken).removeprefix("artifacts.output_uri: ")
+            return _Seen((Violation("artifacts.output_uri", taken.reason, said),), free)
+
+        return read

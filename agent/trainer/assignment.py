@@ -15,6 +15,7 @@ from agent.trainer.data.formats import READERS
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedDataset, FetchedModel
+from trainplane.backends.peft_methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +82,18 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """`export`: what is made beside the adapter."""
+
+    merged: bool = False
+    """`merged/`: the base model with the adapter merged in."""
+    gguf: bool = False
+    """`gguf/`: the same as one GGUF file."""
+    gguf_type: str = ""
+    """One of `gguf_file.TYPES`; empty: the job's precision."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """One attempt of one job. `spec` is the effective spec as it came, for the provenance; no secret is in it."""
 
@@ -94,6 +107,7 @@ class Assignment:
     customization: Customization
     datasets: tuple[DatasetSource, ...]
     tuning: Tuning
+    export: Export
     spec: Mapping[str, Any]
     resume_from: str = ""
     """Directory of an earlier attempt's checkpoints; empty: there are none."""
@@ -164,6 +178,7 @@ def parse(document: Mapping[str, Any], inputs: Inputs | None = None) -> Assignme
         customization=customization.read(spec.block("customization"), on_gpu=bool(devices)),
         datasets=_datasets(spec, inputs),
         tuning=tuning,
+        export=_export(spec.block("export"), spec.block("customization").text("method", "lora")),
         spec=spec.values,
         resume_from=top.text("resume_from", ""),
     )
@@ -208,6 +223,20 @@ def _dataset(index: int, block: Fields, fetched: FetchedDataset) -> DatasetSourc
         fetched=fetched.path,
         commit=fetched.commit,
     )
+
+
+def _export(block: Fields, method: str) -> Export:
+    export = Export(
+        merged=block.boolean("merged", default=False),
+        gguf=block.boolean("gguf", default=False),
+        gguf_type=block.text("gguf_type", ""),
+    )
+    kind = METHODS.get(method)
+    if kind is not None and kind.prompt and (export.merged or export.gguf):
+        raise ConfigInvalid(f"export: method `{method}` trains a prompt, and no weights that could be merged")
+    if method == "full" and export.merged:
+        raise ConfigInvalid("export.merged: method `full` publishes the whole model already; leave it out")
+    return export
 
 
 def _tuning(tuning: Fields) -> Tuning:

@@ -55,7 +55,7 @@ tags:
 {use}
 ```
 
-## Training
+{exports}## Training
 
 | | |
 |---|---|
@@ -119,9 +119,19 @@ def model_card(facts: Mapping[str, Any]) -> str:
             if source["split"] == "train"
         ),
         steps=training["steps"],
+        exports=_exports(facts["exports"]),
         facts=_table(rows),
         losses=_table({name: loss for name, loss in shown_losses.items() if loss is not None}),
     )
+
+
+def _exports(exports: Mapping[str, Any]) -> str:
+    """What else is in the directory."""
+    lines = []
+    if "merged" in exports:
+        off = exports["merged"]["logit_difference"]
+        lines.append(f"- `merged/`: the whole model, ready to load. Its logits are off by {off:.1g} of their spread.")
+    return "## Also here\n\n" + "\n".join(lines) + "\n\n" if lines else ""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@
     ├── LayersNotFound           LAYERS_NOT_FOUND
     ├── PrecisionUnsupported     PRECISION_UNSUPPORTED
     ├── LossNotFinite            LOSS_NOT_FINITE
+    ├── MergeInexact             MERGE_INEXACT
     └── OutOfGpuMemory           OUT_OF_MEMORY_GPU
 
 Their messages are for the user: they name the spec's field and say what to do. `describe` gives a reason to
@@ -104,6 +105,12 @@ class LossNotFinite(TrainingFailure):
     """The loss or its gradient became NaN or infinite."""
 
     reason = "LOSS_NOT_FINITE"
+
+
+class MergeInexact(TrainingFailure):
+    """The merged model is not what was trained, or cannot be made."""
+
+    reason = "MERGE_INEXACT"
 
 
 class OutOfGpuMemory(TrainingFailure):

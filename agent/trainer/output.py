@@ -47,12 +47,13 @@ class Output:
                 name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(adapted.model).items()
             }
 
-    def write(self, facts: Mapping[str, Any], audited: Mapping[str, Any]) -> None:
-        """Write everything and fsync it.
+    @property
+    def directory(self) -> Path:
+        """Where it goes."""
+        return self._directory
 
-        Args:
-            facts: for `provenance.json` and the model card.
-            audited: for `audit.json`.
+    def save(self) -> None:
+        """Write what was trained.
 
         Raises:
             OSError: the disk is full or broken.
@@ -64,6 +65,17 @@ class Output:
                 self._save_model()
             else:
                 self._save_adapter()
+
+    def describe(self, facts: Mapping[str, Any], audited: Mapping[str, Any]) -> None:
+        """Write the rest, and fsync everything.
+
+        Args:
+            facts: for `provenance.json` and the model card.
+            audited: for `audit.json`.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
         (self._directory / "README.md").write_text(model_card(facts), encoding="utf-8")
         for name, content in (("provenance.json", facts), ("audit.json", audited)):
             document = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -88,8 +100,8 @@ class Output:
 
 
 def sync_directory(directory: Path) -> None:
-    """Fsync every file of a flat directory, it and its parent."""
-    for path in (*sorted(directory.iterdir()), directory, directory.parent):
+    """Fsync everything in a directory, it and its parent."""
+    for path in (*sorted(directory.rglob("*")), directory, directory.parent):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

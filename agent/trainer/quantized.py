@@ -12,12 +12,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
+from peft.tuners.lora.bnb import Linear4bit as QuantizedLora
+from peft.tuners.lora.layer import Linear as PlainLora
 from transformers import BitsAndBytesConfig, Conv1D
 
 from agent.trainer.failures import ModelFormatUnsupported, PrecisionUnsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.trainer.customization import Quantization
     from agent.trainer.device import Device
 
@@ -72,3 +77,36 @@ def facts(base: Any) -> dict[str, Any]:
         "modules": len(layers),
         "bytes": sum(layer.weight.numel() * layer.weight.element_size() for layer in layers),
     }
+
+
+def open_tuner_layers(base: Any) -> None:
+    """Give each adapted layer its base as the plain fp32 layer that it stands for, so that it merges like any other.
+
+    PEFT's own merge would quantize the sum again, and lose most of what was trained.
+    """
+    for module in base.modules():
+        if isinstance(module, QuantizedLora):
+            module.base_layer = _plain(module.get_base_layer())
+            module.__class__ = PlainLora  # type: ignore[assignment]  # the same adapter and attributes, over a layer that is not quantized
+
+
+def dequantized(base: Any) -> Iterator[Any]:
+    """Replace each layer that is still quantized by the plain fp32 one that it stands for, and hand it out at once."""
+    for name, module in list(base.named_modules()):
+        if isinstance(module, Linear4bit):
+            plain = _plain(module)
+            base.set_submodule(name, plain)
+            yield plain
+    base.hf_quantizer = None
+    del base.config.quantization_config
+
+
+def _plain(quantized: Any) -> Any:
+    with torch.device("meta"):
+        plain: Any = torch.nn.Linear(quantized.in_features, quantized.out_features, bias=quantized.bias is not None)
+    weight = dequantize_4bit(quantized.weight.data, quantized.weight.quant_state)
+    plain.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+    if quantized.bias is not None:
+        plain.bias = torch.nn.Parameter(quantized.bias.data.float(), requires_grad=False)
+    plain.stands_transposed = getattr(quantized, "source_cls", None) is Conv1D
+    return plain

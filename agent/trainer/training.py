@@ -69,6 +69,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     """The part that needs torch."""
     from agent.trainer import device, model
     from agent.trainer.data.sharing import share_examples, share_portions
+    from agent.trainer.exporting import Exporter
     from agent.trainer.group import join
     from agent.trainer.loss import Evaluation, mean_loss
     from agent.trainer.output import Output
@@ -92,6 +93,8 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     schedule = schedule_for(tuning, examples=len(corpus.train))
     adapted = model.adapt(base, assignment, tokenizer, place, total_steps=schedule.total_steps)
     group.take_from_first(adapted.trainable)
+    exporter = Exporter(assignment, files, tokenizer, corpus, reports)
+    exporter.check(adapted)
     if tuning.packing:
         require_separation(adapted)
     model.seed_dropout(tuning.seed, rank.number)
@@ -130,7 +133,10 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     ranks = group.gather(rank_facts(group.rank, adapted, history))
     if digests is not None:
         finished = Finished(assignment, corpus, adapted, schedule, history, evaluation, digests.result(), ranks)
-        output.write(provenance(finished), audited)
+        facts = provenance(finished)
+        output.save()
+        facts["exports"] = exporter.export(adapted, output.directory)
+        output.describe(facts, audited)
 
 
 def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, reports: Reports) -> dict[str, Any]:

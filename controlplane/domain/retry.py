@@ -32,6 +32,7 @@ REASONS: dict[str, Policy] = {
     "HUB_UNAUTHORIZED": Policy.NEVER,
     "LAYERS_NOT_FOUND": Policy.NEVER,
     "LOSS_NOT_FINITE": Policy.NEVER,
+    "MERGE_INEXACT": Policy.NEVER,
     "MODEL_FORMAT_UNSUPPORTED": Policy.NEVER,
     "MODEL_NOT_FOUND": Policy.NEVER,
     "NOT_YET_SUPPORTED": Policy.NEVER,

@@ -341,6 +341,9 @@ def _contradictions() -> Iterator[BadRequest]:
     for method, block, field in BAD_METHODS:
         custom = {"method": method, **block}
         yield _local(f"{field} of {method}", "customization", custom, (f"customization.{field}", said))
+    for method in ("prompt_tuning", "prefix_tuning", "p_tuning", "full"):
+        trained = changed(LOCAL, "customization", {"method": method})
+        yield _bad(f"{method}, merged", changed(trained, "export", {"merged": True}), ("export.merged", said))
     prefix = changed(LOCAL, "customization", {"method": "prefix_tuning"})
     yield _bad(
         "a prefix and recomputed activations",
@@ -400,7 +403,6 @@ def _later() -> Iterator[BadRequest]:
         for word in field.later:
             yield _local(f"later {path} {word}", path, word, (told(path), said))
     for path, value in (
-        ("export.merged", True),
         ("export.gguf", True),
         ("export.push_to_hub", "owner/name"),
     ):

@@ -26,7 +26,12 @@ ARCHITECTURES = ("llama", "gpt2", "qwen2")
 
 
 def write_tiny_model(
-    directory: Path, *, chat_template: str | None = CHATML, positions: int = 256, architecture: str = ""
+    directory: Path,
+    *,
+    chat_template: str | None = CHATML,
+    positions: int = 256,
+    architecture: str = "",
+    tied: bool = False,
 ) -> Path:
     """Write a model (about 60,000 parameters) with its tokenizer; the same bytes every time.
 
@@ -35,6 +40,7 @@ def write_tiny_model(
         chat_template: None leaves it out.
         positions: the longest sequence.
         architecture: one of ARCHITECTURES, with 3 blocks; empty: a Llama of 2.
+        tied: the head is the embeddings; GPT-2's always is.
 
     Returns:
         The directory: config, safetensors, tokenizer, chat template.
@@ -46,6 +52,8 @@ def write_tiny_model(
     tokenizer = _tokenizer(chat_template)
     torch.manual_seed(0)
     config = _config(architecture or "llama", blocks=3 if architecture else 2, positions=positions)
+    if tied:
+        config.tie_word_embeddings = True
     config.vocab_size = len(tokenizer)
     config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id

@@ -392,7 +392,9 @@ _PLACEMENT = (
 )
 
 _EXPORT = (
-    _flag(name="merged", default=False, only=False, doc="The base model with the adapter merged in."),
+    _flag(
+        name="merged", default=False, doc="The base model with the adapter merged in, as a model's directory `merged/`."
+    ),
     _flag(name="gguf", default=False, only=False, doc="The same in GGUF."),
     _text(name="push_to_hub", not_yet=True, doc="A hub repository to push to."),
 )

@@ -156,6 +156,22 @@ def _batch(seen: Seen) -> str | None:
     return f"counts examples over all devices, so must be a multiple of the {gpus} GPUs, got {batch}{said}"
 
 
+def _export_of_prompt(name: str) -> Relation:
+    def says(seen: Seen) -> str | None:
+        method = seen.effective["customization"].get("method")
+        if not seen.effective["export"].get(name) or method not in METHODS or not METHODS[method].prompt:
+            return None
+        return f"method `{method}` trains a prompt, and no weights that could be merged: leave it out"
+
+    return Relation((f"export.{name}", "export", "customization.method"), problem.CONTRADICTION, says)
+
+
+def _merged_whole(seen: Seen) -> str | None:
+    if seen.effective["customization"].get("method") != "full" or not seen.effective["export"]["merged"]:
+        return None
+    return "method `full` publishes the whole model already: leave it out"
+
+
 def _nothing_to_train_on(seen: Seen) -> str | None:
     datasets = seen.effective["datasets"]
     if datasets and all(dataset.get("split") == "eval" for dataset in datasets):
@@ -226,6 +242,8 @@ _RELATIONS = (
         problem.CONTRADICTION,
         _batch,
     ),
+    _export_of_prompt("merged"),
+    Relation(("export.merged", "export", "customization.method"), problem.CONTRADICTION, _merged_whole),
 )
 
 

@@ -51,6 +51,8 @@ class _Flood:
     jobs: int
     per_second: float
     seconds: float
+    at_once: int = 1
+    """How many a trainer writes without a pause: one by one, 27 processes would be a good part of what is measured."""
 
     @property
     def reports(self) -> int:
@@ -88,7 +90,7 @@ class _Found:
 def measure(directory: Path) -> list[Line]:
     """First the rate, then the latency at a small one; each with parts of its own."""
     # More than is asked for, and longer, because the trainers begin one after the other.
-    full = _flooded(directory / "rate", _Flood(jobs=27, per_second=RATE * 1.04 / 27, seconds=RATE_SECONDS + 8))
+    full = _flooded(directory / "rate", _Flood(27, RATE * 1.04 / 27, RATE_SECONDS + 8, at_once=10))
     calm = _flooded(directory / "latency", _Flood(10, LATENCY_RATE / 10, LATENCY_SECONDS))
     return [_rate(full), _latency(calm)]
 
@@ -162,6 +164,7 @@ def _submit(address: str, outputs: Path, flood: _Flood) -> dict[str, str]:
         for number in range(flood.jobs):
             job_id = f"flood-{number}"
             knobs = {"reports_per_second": flood.per_second, "report_seconds": flood.seconds, "hang_at_step": 1}
+            knobs["reports_at_once"] = flood.at_once
             body = json.dumps(mock_spec(job_id, outputs / job_id, **knobs)).encode()
             uids[job_id] = jobs.SubmitTraining(HttpBody(content_type="application/json", data=body)).uid
     return uids

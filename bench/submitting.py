@@ -61,7 +61,7 @@ class Outcome:
 
 
 async def _submit(of: Round) -> Outcome:
-    connections = [await calls.connected(of.address, of.method) for _ in range(of.clients)]
+    connections = [await calls.connected(of.address, of.method, calls.Connection) for _ in range(of.clients)]
     try:
         print("connected", flush=True)
         span = Span(**json.loads(sys.stdin.readline()))

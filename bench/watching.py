@@ -12,18 +12,18 @@ import asyncio
 import json
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc
-
+from bench.calls import Streams, connected
 from trainplane.v1 import job_event_pb2, job_service_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _METHOD = "/trainplane.v1.JobService/WatchJob"
 _LOOK_SECONDS = 0.25
-_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +59,20 @@ class Seen:
 
 
 async def _watch(of: Watch) -> None:
-    channels = [grpc.aio.insecure_channel(of.address, options=_OWN_CONNECTION) for _ in range(of.channels)]
+    connections = [await connected(of.address, _METHOD, Streams) for _ in range(of.channels)]
     kept: list[list[tuple[bytes, float]]] = [[] for _ in of.job_ids]
-    begun = [asyncio.Event() for _ in of.job_ids]
-    streams = [
-        asyncio.create_task(_follow(channels[n % of.channels], job_id, kept[n], begun[n]))
-        for n, job_id in enumerate(of.job_ids)
-    ]
-    for event in begun:
-        await event.wait()
+    for n, job_id in enumerate(of.job_ids):
+        request = job_service_pb2.WatchJobRequest(job_id=job_id).SerializeToString()
+        connections[n % of.channels].open(request, _keeper(kept[n]))
+    while not all(kept):  # noqa: ASYNC110 - the streams do not wait for it
+        await asyncio.sleep(_LOOK_SECONDS)
     print("watching", flush=True)
     end = End(**json.loads(await asyncio.to_thread(sys.stdin.readline)))
     until = time.monotonic() + end.deadline_seconds
-    while time.monotonic() < until and not _complete(of, kept, end):  # noqa: ASYNC110 - the streams do not wait for it
+    while time.monotonic() < until and not _complete(of, kept, end):  # noqa: ASYNC110 - likewise
         await asyncio.sleep(_LOOK_SECONDS)
-    for stream in streams:
-        stream.cancel()
-    await asyncio.gather(*streams, return_exceptions=True)
+    for connection in connections:
+        connection.close()
     _write(of, kept)
     print(of.path, flush=True)
 
@@ -93,17 +90,9 @@ def _write(of: Watch, kept: list[list[tuple[bytes, float]]]) -> None:
             file.write(json.dumps({"job_id": job_id, "seen": seen}) + "\n")
 
 
-async def _follow(
-    channel: grpc.aio.Channel, job_id: str, kept: list[tuple[bytes, float]], begun: asyncio.Event
-) -> None:
-    call: Any = channel.unary_stream(_METHOD, request_serializer=job_service_pb2.WatchJobRequest.SerializeToString)(
-        job_service_pb2.WatchJobRequest(job_id=job_id)
-    )
+def _keeper(kept: list[tuple[bytes, float]]) -> Callable[[bytes], None]:
     now = time.time
-    with suppress(asyncio.CancelledError):
-        async for content in call:
-            kept.append((content, now()))
-            begun.set()
+    return lambda content: kept.append((content, now()))
 
 
 def read(path: str) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ OPTIONS: dict[str, type] = {
     "step_seconds": float,
     "progress_every_step": bool,
     "reports_per_second": float,
+    "reports_at_once": int,
     "report_seconds": float,
     "report_kind": str,
     "fail_at_step": int,

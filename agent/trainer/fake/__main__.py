@@ -9,6 +9,7 @@ and breaks it where it is told to, by `spec.backend_options`; knobs.py is the ta
 | `steps`, `step_seconds` | 10, 0.05 | how long it takes |
 | `progress_every_step` | false | one report a step |
 | `reports_per_second`, `report_seconds`, `report_kind` | 0, 0, warning | distinct reports at a rate, before the steps |
+| `reports_at_once` | 1 | how many of them without a pause |
 | `fail_at_step`, `reason` | 0, TRAINER_CRASHED | a told failure |
 | `nan_at_step`, `crash_at_step`, `exit_code` | 0 | LOSS_NOT_FINITE; abort; an exit status without a terminal report |
 | `hang_at_step`, `ignore_sigterm`, `grandchild` | 0, false, false | hard to end |

@@ -31,6 +31,7 @@ KNOBS = (
     Knob("step_seconds", 0.05, "seconds that each takes"),
     Knob("progress_every_step", False, "report every step, not the first, the last and one a second"),
     Knob("reports_per_second", 0.0, "before the steps: write distinct reports at this rate (0: none)"),
+    Knob("reports_at_once", 1, "of those, one after the other without a pause"),
     Knob("report_seconds", 0.0, "for so long"),
     Knob("report_kind", "warning", "warning, phase or progress"),
     Knob("fail_at_step", 0, "end with `failed` and `reason` instead of making this step"),

@@ -92,7 +92,8 @@ def _flood(reports: Reports, knobs: Mapping[str, Any]) -> None:
     rate, seconds = knobs["reports_per_second"], knobs["report_seconds"]
     began = time.monotonic()
     for number in range(1, int(rate * seconds) + 1):
-        ahead = began + (number - 1) / rate - time.monotonic()
+        due = (number - 1) // knobs["reports_at_once"] * knobs["reports_at_once"] / rate
+        ahead = began + due - time.monotonic()
         if ahead > 0:
             time.sleep(ahead)
         match knobs["report_kind"]:

@@ -6,6 +6,7 @@ The hub is asked first, every time, with the job's own token: what the cache hol
 from __future__ import annotations
 
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,17 @@ def look(hub: Hub, wanted: ModelWanted) -> Snapshot:
             chosen = choice.model_files(wanted.name, names, sibling=sibling, field=MODEL_NAME)
     hub.authorize(there, there.file(choice.CONFIG))
     return Snapshot(there.name, there.revision, there.commit, tuple(there.file(name) for name in chosen))
+
+
+def read_small(hub: Hub, snapshot: Snapshot, name: str) -> bytes:
+    """A small file's content; it is kept nowhere.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        hub.download(snapshot, snapshot.file(name), Path(scratch))
+        return (Path(scratch) / name).read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.inputs import choice, models
 from agent.inputs.datasets import blamed
-from agent.inputs.failures import MODEL_NOT_FOUND, InputError
+from agent.inputs.failures import CONFIG_INVALID, MODEL_NOT_FOUND, InputError
 from agent.inputs.models import MODEL_NAME, ModelWanted
 from agent.storage import UnsupportedURIError, open_storage
+from trainplane.backends import gguf_support
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.inputs.fetch import FetchJob
 
 
@@ -27,14 +32,35 @@ def probe(job: FetchJob) -> dict[str, Any]:
         access = job.access(field)
         prefix = s3.rstrip("/")
         try:
-            names = [name for name in open_storage(f"{prefix}/", access).names() if "/" not in name]
+            storage = open_storage(f"{prefix}/", access)
+            names = [name for name in storage.names() if "/" not in name]
         except (OSError, UnsupportedURIError) as error:
             raise blamed(error, access, missing=MODEL_NOT_FOUND) from error
         if not names:
             raise InputError(MODEL_NOT_FOUND, f"{field}: there is nothing below {prefix}/")
         choice.model_files(f"{prefix}/", names, field=field)
+        _refuse_export(job, lambda: b"".join(storage.read(choice.CONFIG)))
         return {"outcome": "PASSED", "commit": ""}
-    if wanted.provider != "huggingface":
-        return {"outcome": "SKIPPED", "commit": ""}
-    snapshot = models.look(job.hub(), wanted)
-    return {"outcome": "PASSED", "commit": snapshot.commit}
+    if wanted.provider == "huggingface":
+        hub = job.hub()
+        snapshot = models.look(hub, wanted)
+        _refuse_export(job, lambda: models.read_small(hub, snapshot, choice.CONFIG))
+        return {"outcome": "PASSED", "commit": snapshot.commit}
+    _refuse_export(job, (Path(wanted.name) / choice.CONFIG).read_bytes)
+    return {"outcome": "SKIPPED", "commit": ""}
+
+
+def _refuse_export(job: FetchJob, config: Callable[[], bytes]) -> None:
+    """What is asked for beside the adapter, and this architecture does not allow.
+
+    Raises:
+        InputError: so it is. A configuration that cannot be read is for the fetch to tell.
+    """
+    if not job.spec.get("export", {}).get("gguf"):
+        return
+    try:
+        found = json.loads(config())
+    except (OSError, ValueError):
+        return
+    if isinstance(found, dict) and (problem := gguf_support.model_problem(found)):
+        raise InputError(CONFIG_INVALID, f"export.gguf: {problem}; leave it out, and use export.merged")

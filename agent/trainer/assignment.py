@@ -15,6 +15,7 @@ from agent.trainer.data.formats import READERS
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedDataset, FetchedModel
+from trainplane.backends import gguf_support
 from trainplane.backends.peft_methods import METHODS
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Export:
     gguf: bool = False
     """`gguf/`: the same as one GGUF file."""
     gguf_type: str = ""
-    """One of `gguf_file.TYPES`; empty: the job's precision."""
+    """One of `gguf_support.TYPES`; empty: the job's precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ def _export(block: Fields, method: str) -> Export:
     export = Export(
         merged=block.boolean("merged", default=False),
         gguf=block.boolean("gguf", default=False),
-        gguf_type=block.text("gguf_type", ""),
+        gguf_type=block.choice("gguf_type", "", allowed=("", *gguf_support.TYPES), known=()),
     )
     kind = METHODS.get(method)
     if kind is not None and kind.prompt and (export.merged or export.gguf):

@@ -131,6 +131,8 @@ def _exports(exports: Mapping[str, Any]) -> str:
     if "merged" in exports:
         off = exports["merged"]["logit_difference"]
         lines.append(f"- `merged/`: the whole model, ready to load. Its logits are off by {off:.1g} of their spread.")
+    if "gguf" in exports:
+        lines.append(f"- `{exports['gguf']['file']}`: the same for llama.cpp.")
     return "## Also here\n\n" + "\n".join(lines) + "\n\n" if lines else ""
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from agent.trainer.model_files import ModelFiles
     from agent.trainer.reports import Reports
 
-MERGED = "merged"
+MERGED, GGUF = "merged", "gguf"
+_TYPES_OF = {"bf16": "bf16", "fp32": "f32"}
+"""GGUF's word for a job's precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,25 @@ class Exporter:
             OSError: the disk is full.
         """
         facts: dict[str, Any] = {}
-        if not self.merges:
+        if not (self.merges or self.assignment.export.gguf):
             return facts
         self.reports.phase("MERGING")
         with tempfile.TemporaryDirectory(dir=output.parent, prefix="merging-") as scratch:
-            directory = (output if self.assignment.export.merged else Path(scratch)) / MERGED
-            facts[MERGED] = self._merge(adapted, directory, Path(scratch))
+            model = output
+            if self.merges:
+                model = (output if self.assignment.export.merged else Path(scratch)) / MERGED
+                facts[MERGED] = self._merge(adapted, model, Path(scratch))
+            if self.assignment.export.gguf:
+                facts[GGUF] = self._write_gguf(model, output / GGUF)
         return facts
+
+    def _write_gguf(self, model: Path, directory: Path) -> dict[str, Any]:
+        from agent.trainer import gguf_file
+
+        kind = self.assignment.export.gguf_type or _TYPES_OF[self.assignment.customization.precision]
+        name = f"model-{kind}.gguf"
+        facts = gguf_file.write(model, directory / name, kind=kind, name=self.assignment.job_id or "model")
+        return {"file": f"{GGUF}/{name}", **facts}
 
     def _merge(self, adapted: AdaptedModel, directory: Path, scratch: Path) -> dict[str, Any]:
         device = adapted.device.torch_device

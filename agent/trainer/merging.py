@@ -122,7 +122,7 @@ def merge(adapted: AdaptedModel, scratch: Path, dtype: torch.dtype) -> Any:
         return adapted.model.merge_and_unload()
 
 
-def save(model: Any, tokenizer: Any, directory: Path, *, use_cache: bool) -> None:
+def save(model: Any, tokenizer: Any, directory: Path, *, use_cache: bool, shard_size: str = SHARD_SIZE) -> None:
     """Write a merged model as a directory for `from_pretrained`, in shards.
 
     Raises:
@@ -130,7 +130,7 @@ def save(model: Any, tokenizer: Any, directory: Path, *, use_cache: bool) -> Non
     """
     model.config.use_cache = use_cache
     with logged_warnings():
-        model.save_pretrained(str(directory), max_shard_size=SHARD_SIZE)
+        model.save_pretrained(str(directory), max_shard_size=shard_size)
         tokenizer.save_pretrained(str(directory))
 
 

@@ -14,7 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from agent.trainer.failures import ModelFormatUnsupported, ModelNotFound, NotYetSupported, StorageDenied
+from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported, ModelNotFound, NotYetSupported, StorageDenied
+from trainplane.backends import gguf_support
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HASH_BLOCK_BYTES = 8 << 20
@@ -63,6 +64,23 @@ def inspect_model(path: str, *, called: str = "") -> ModelFiles:
     if config.get("quantization_config"):
         raise NotYetSupported("base_model.model_name: the model is quantized; name its full-precision weights")
     return ModelFiles(directory, config, _weights(directory, names, model_name))
+
+
+def require_gguf(files: ModelFiles) -> None:
+    """Refuse a model that cannot be written as GGUF. Needs no torch.
+
+    Raises:
+        ConfigInvalid: says why.
+    """
+    problem = gguf_support.model_problem(files.config)
+    if not problem:
+        try:
+            tokenizer = json.loads((files.directory / "tokenizer.json").read_bytes())
+        except FileNotFoundError:
+            tokenizer = {}
+        problem = gguf_support.tokenizer_problem(tokenizer)
+    if problem:
+        raise ConfigInvalid(f"export.gguf: {problem}; leave it out, and use export.merged")
 
 
 def _weights(directory: Path, names: list[str], model_name: str) -> tuple[Path, ...]:

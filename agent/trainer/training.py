@@ -19,7 +19,7 @@ from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import isolate
 from agent.trainer.leader import RENDEZVOUS
 from agent.trainer.metrics import MetricsRecorder
-from agent.trainer.model_files import BackgroundDigests, inspect_model
+from agent.trainer.model_files import BackgroundDigests, inspect_model, require_gguf
 from agent.trainer.progress import ProgressMeter
 from agent.trainer.schedule import schedule_for
 
@@ -49,6 +49,8 @@ def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports:
     isolate(assignment.devices[rank : rank + 1])
     reports.phase("FETCHING_MODEL")
     files = inspect_model(assignment.model.path, called=assignment.model.name)
+    if assignment.export.gguf:
+        require_gguf(files)
     reports.phase("PREPARING_DATA")
     corpus = read_corpus(assignment.datasets) if rank == 0 else Corpus([])
     _train(assignment, files, corpus, _Rank(attempt_directory, rank, reports))

@@ -344,6 +344,8 @@ def _contradictions() -> Iterator[BadRequest]:
     for method in ("prompt_tuning", "prefix_tuning", "p_tuning", "full"):
         trained = changed(LOCAL, "customization", {"method": method})
         yield _bad(f"{method}, merged", changed(trained, "export", {"merged": True}), ("export.merged", said))
+        if method != "full":
+            yield _bad(f"{method} as GGUF", changed(trained, "export", {"gguf": True}), ("export.gguf", said))
     prefix = changed(LOCAL, "customization", {"method": "prefix_tuning"})
     yield _bad(
         "a prefix and recomputed activations",
@@ -402,10 +404,7 @@ def _later() -> Iterator[BadRequest]:
     for path, field in walk(FIELDS):
         for word in field.later:
             yield _local(f"later {path} {word}", path, word, (told(path), said))
-    for path, value in (
-        ("export.gguf", True),
-        ("export.push_to_hub", "owner/name"),
-    ):
+    for path, value in (("export.push_to_hub", "owner/name"),):
         yield _local(f"later {path}", path, value, (told(path), said))
 
 

@@ -227,11 +227,13 @@ class Placement(_message.Message):
     def __init__(self, runner: _Optional[str] = ..., node: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Export(_message.Message):
-    __slots__ = ("merged", "gguf", "push_to_hub")
+    __slots__ = ("merged", "gguf", "push_to_hub", "gguf_type")
     MERGED_FIELD_NUMBER: _ClassVar[int]
     GGUF_FIELD_NUMBER: _ClassVar[int]
     PUSH_TO_HUB_FIELD_NUMBER: _ClassVar[int]
+    GGUF_TYPE_FIELD_NUMBER: _ClassVar[int]
     merged: bool
     gguf: bool
     push_to_hub: str
-    def __init__(self, merged: _Optional[bool] = ..., gguf: _Optional[bool] = ..., push_to_hub: _Optional[str] = ...) -> None: ...
+    gguf_type: str
+    def __init__(self, merged: _Optional[bool] = ..., gguf: _Optional[bool] = ..., push_to_hub: _Optional[str] = ..., gguf_type: _Optional[str] = ...) -> None: ...

@@ -10,6 +10,7 @@ from functools import partial
 
 from controlplane.domain.spec import shapes
 from controlplane.domain.spec.field import Field, Kind
+from trainplane.backends import gguf_support
 from trainplane.backends.peft_methods import METHODS
 
 _text = partial(Field, kind=Kind.TEXT)
@@ -395,8 +396,14 @@ _EXPORT = (
     _flag(
         name="merged", default=False, doc="The base model with the adapter merged in, as a model's directory `merged/`."
     ),
-    _flag(name="gguf", default=False, only=False, doc="The same in GGUF."),
+    _flag(name="gguf", default=False, doc="The same as one GGUF file, in `gguf/`; of models of Llama's architecture."),
     _text(name="push_to_hub", not_yet=True, doc="A hub repository to push to."),
+    _text(
+        name="gguf_type",
+        choices=gguf_support.TYPES,
+        default_note="that of customization.precision",
+        doc="The type of the weights in it; vectors are f32.",
+    ),
 )
 
 FIELDS = (

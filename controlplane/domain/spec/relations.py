@@ -243,6 +243,7 @@ _RELATIONS = (
         _batch,
     ),
     _export_of_prompt("merged"),
+    _export_of_prompt("gguf"),
     Relation(("export.merged", "export", "customization.method"), problem.CONTRADICTION, _merged_whole),
 )
 
@@ -317,6 +318,12 @@ def _no_gpu(seen: Seen) -> str | None:
     return None
 
 
+def _no_gguf(seen: Seen) -> str | None:
+    if not seen.given("export", "gguf_type") or seen.effective["export"]["gguf"]:
+        return None
+    return "no GGUF file is asked for (export.gguf), so its type does nothing"
+
+
 def _local_model(name: str) -> Callable[[Seen], str | None]:
     def says(seen: Seen) -> str | None:
         given = seen.given("base_model", name) or f"base_model.{name}" in seen.secrets
@@ -344,6 +351,7 @@ _NO_EFFECT: tuple[tuple[str, Callable[[Seen], str | None]], ...] = (
     ("base_model.auth_token", _local_model("auth_token")),
     ("customization.qlora", _no_qlora),
     ("resources.gpu_type", _no_gpu),
+    ("export.gguf_type", _no_gguf),
     ("callbacks.auth_header", _no_webhook("auth_header")),
     ("callbacks.events", _no_webhook("events")),
 )

@@ -201,3 +201,16 @@ async def test_who_waited_behind_a_job_that_failed_its_look_gets_the_place(tmp_p
             await asyncio.sleep(2)
         assert (await here.job("bad")).state is State.FAILED
         assert (await here.job("local")).state is State.STARTING
+
+
+@in_virtual_time
+@pytest.mark.parametrize("gguf", [True, False])
+async def test_a_local_model_is_looked_at_where_its_architecture_matters(tmp_path, gguf):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("FAILED", "CONFIG_INVALID", "export.gguf: no")
+        await Agent(here).sync()
+        local = {"provider": "local", "model_name": "/models/tiny"}
+        async with here.loops(*LOOPS):
+            await here.submit("j", backend="peft", base_model=local, export={"gguf": gguf})
+            await asyncio.sleep(1.5)
+        assert (await here.job("j")).state is (State.FAILED if gguf else State.STARTING)

@@ -1,0 +1,155 @@
+"""GGUF: what llama.cpp's converter would write, read back by transformers to the same logits."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.trainer.attempts import Attempt, failed_with
+from tests.support.tiny_models import write_tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAID = "What is the capital of France? It's 1234 <|im_end|>\n  ünï"
+
+
+def exported(attempt: Attempt, *, method: str = "lora", precision: str = "fp32", **export: Any) -> Path:
+    attempt.assign(export={"gguf": True, **export}, tuning_parameters={"max_steps": 2})
+    path = attempt.directory / "assignment.json"
+    document = json.loads(path.read_text())
+    adapter = {"rank": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "down_proj"]}
+    document["spec"]["customization"] = {
+        "method": method,
+        "precision": precision,
+        **({} if method == "full" else adapter),
+    }
+    path.write_text(json.dumps(document))
+    assert attempt.run() == 0, attempt.reports[-1]
+    return attempt.output / "gguf"
+
+
+def logits(model: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model.eval()(input_ids=torch.arange(3, 40)[None]).logits.float()
+
+
+def loaded(directory: Path, **how: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory, **how)
+
+
+def read_back(directory: Path, name: str) -> Any:
+    import torch
+    from transformers import GgufConfig
+
+    return loaded(directory, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
+
+
+@pytest.mark.parametrize(
+    ("export", "name", "near"),
+    [
+        ({"merged": True}, "model-f32.gguf", 1e-5),
+        ({"merged": True, "gguf_type": "f16"}, "model-f16.gguf", 2e-2),
+        ({"merged": True, "gguf_type": "bf16"}, "model-bf16.gguf", 2e-1),
+        ({"merged": True, "gguf_type": "q8_0"}, "model-q8_0.gguf", 2e-1),
+    ],
+)
+def test_transformers_reads_the_merged_model_from_it(attempt: Attempt, export: dict[str, Any], name: str, near: float):
+    import torch
+
+    directory = exported(attempt, **export)
+    assert [path.name for path in directory.iterdir()] == [name]
+    merged = logits(loaded(attempt.output / "merged"))
+    found = logits(read_back(directory, name))
+    torch.testing.assert_close(found, merged, rtol=0, atol=near)
+    if near > 1e-4:
+        assert not torch.equal(found, merged)
+    facts = attempt.provenance["exports"]["gguf"]
+    assert (facts["file"], facts["size_bytes"]) == (f"gguf/{name}", (directory / name).stat().st_size)
+    assert name.removesuffix(".gguf").removeprefix("model-") == facts["type"]
+
+
+def test_its_tokenizer_is_the_model_s(attempt: Attempt, tokenizer: Any):
+    from transformers import AutoTokenizer
+
+    directory = exported(attempt)
+    assert not (attempt.output / "merged").exists()
+    found = AutoTokenizer.from_pretrained(directory, gguf_file="model-f32.gguf")
+    assert found(SAID).input_ids == tokenizer(SAID).input_ids
+    assert found.chat_template == tokenizer.chat_template
+    assert (found.eos_token, found.pad_token) == (tokenizer.eos_token, tokenizer.pad_token)
+
+
+def test_what_llama_cpp_needs_is_in_it(attempt: Attempt):
+    import gguf
+
+    reader = gguf.GGUFReader(exported(attempt) / "model-f32.gguf")
+    said = {name: field.contents() for name, field in reader.fields.items()}
+    assert said["general.architecture"] == "llama"
+    assert said["general.name"] == "demo"
+    assert (said["llama.block_count"], said["llama.attention.head_count"], said["llama.attention.head_count_kv"]) == (
+        2,
+        4,
+        2,
+    )
+    assert (said["tokenizer.ggml.model"], said["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
+    assert len(said["tokenizer.ggml.tokens"]) == said["llama.vocab_size"]
+    names = {tensor.name for tensor in reader.tensors}
+    assert {
+        "token_embd.weight",
+        "output.weight",
+        "output_norm.weight",
+        "blk.1.attn_q.weight",
+        "blk.1.ffn_down.weight",
+    } < names
+
+
+def test_a_whole_model_is_written_too(attempt: Attempt):
+    import torch
+
+    directory = exported(attempt, method="full")
+    torch.testing.assert_close(
+        logits(read_back(directory, "model-f32.gguf")), logits(loaded(attempt.output)), rtol=0, atol=1e-5
+    )
+
+
+def test_llama_3_s_long_positions_are_factors_of_the_frequencies():
+    """As transformers computes them: its frequencies, divided by those of plain positions."""
+    import numpy as np
+    import torch
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    from agent.trainer.gguf_file import _rope_factors
+
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    config = LlamaConfig(hidden_size=512, num_attention_heads=4, rope_parameters=rope, max_position_embeddings=131072)
+    slowed, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = 1 / 500000.0 ** (torch.arange(0, 128, 2).float() / 128)
+    factors = _rope_factors(config.to_dict())
+    assert factors is not None
+    np.testing.assert_allclose(factors, (plain / slowed).numpy(), rtol=1e-5)
+    assert factors.min() == 1
+    assert factors.max() == 8
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
+def test_another_architecture_is_refused_before_anything_is_loaded(tmp_path: Path, architecture: str):
+    attempt = Attempt(tmp_path, write_tiny_model(tmp_path / "model", architecture=architecture))
+    attempt.assign(export={"gguf": True})
+    reason, message = failed_with(attempt)
+    assert reason == "CONFIG_INVALID"
+    assert message == (
+        f"export.gguf: only Llama's architecture is written as GGUF, and this model is {architecture}; "
+        "leave it out, and use export.merged"
+    )
+    assert [report["phase"] for report in attempt.said("phase")] == ["FETCHING_MODEL"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 from datetime import timedelta
@@ -26,6 +27,7 @@ from agent.ports import SupersededError
 from agent.probes import Probes
 from agent.reports import ReportSender
 from agent.runners.local import LocalRunner
+from agent.runners.warm import WarmTrainers
 from agent.sealing import SealingKey
 from agent.steps import Collaborators
 from agent.storage.access import ambient
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from agent.settings import Settings
 
 _log = structlog.get_logger()
+_PRELOADING = "agent.trainer.preloading"
+#: A smaller host needs the memory for training.
+_WARM_FROM_BYTES = 8_000_000_000
 _END_TRAINERS_LIMIT = timedelta(seconds=12)
 
 
@@ -87,12 +92,13 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         reports = ReportSender(link)
         stack.callback(reports.close)
         logs = LogSender(link)
+        warm = _warm_trainers(settings, inventory)
         uploader = Uploader(environment, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
         supervisor = Supervisor(
             Collaborators(
                 journal=journal,
-                runner=LocalRunner(groups, directory_of=journal.directory),
+                runner=LocalRunner(groups, directory_of=journal.directory, warm=warm),
                 control_plane=link,
                 reports=reports,
                 logs=logs,
@@ -114,9 +120,19 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         loops.forever("reports", reports.run())
         loops.forever("logs", logs.run())
         loops.forever("probes", probes.run())
+        if warm is not None:
+            loops.forever("warm trainers", warm.run())
         loops.once("connect", link.connect())
         loops.forever("sync", sync.run(supervisor))
         yield loops, supervisor
+
+
+def _warm_trainers(settings: Settings, inventory: Inventory) -> WarmTrainers | None:
+    wanted = settings.warm_trainers
+    if wanted is None:
+        roomy = inventory.memory_bytes >= _WARM_FROM_BYTES
+        wanted = roomy and not inventory.simulated and importlib.util.find_spec("torch") is not None
+    return WarmTrainers(settings.data_dir, child_environment(), [_PRELOADING]) if wanted else None
 
 
 def _bounds(inventory: Inventory, groups: Cgroups) -> str:

@@ -30,6 +30,24 @@ def first_line_time(directory: Path, *, deadline_seconds: float = 30.0) -> float
     raise AssertionError(f"no first line in {directory} within {deadline_seconds} s")
 
 
+def first_step_time(directory: Path, *, deadline_seconds: float) -> float:
+    """When the trainer of this attempt had made its first optimizer step, by its own clock; waits for it.
+
+    Raises:
+        AssertionError: it has failed, or made none within the deadline.
+    """
+    reports = directory / "reports.jsonl"
+    end = time.monotonic() + deadline_seconds
+    while time.monotonic() < end:
+        whole = reports.read_bytes().rpartition(b"\n")[0].splitlines() if reports.exists() else []
+        for line in map(json.loads, whole):
+            assert line["kind"] != "failed", f"{directory.name}: {line['message']}"
+            if line["kind"] == "progress":
+                return seconds_of(line["time"])
+        time.sleep(_LOOK_SECONDS)
+    raise AssertionError(f"no step in {directory} within {deadline_seconds} s")
+
+
 def seconds_of(rfc3339: str) -> float:
     """Unix seconds of a report's time."""
     return datetime.fromisoformat(rfc3339).timestamp()

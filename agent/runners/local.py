@@ -2,7 +2,7 @@
 
 An `sh` shim leads the session and records the exit status, so that it is known even if the agent was away when the
 trainer ended. `sh` costs 1.5 ms where Python would cost 30. The shim traps SIGTERM: it must outlive its trainer. It
-enters the attempt's control group first.
+enters the attempt's control group first. A trainer that is forked (`warm.py`) has a shim that does the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import structlog
 from agent import processes
 from agent.cgroups import Cgroups, Group, MemoryUse
 from agent.runners.protocol import LaunchError
+from agent.runners.warm import NotForkedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from agent.run import AttemptKey, Process
     from agent.runners.protocol import Launch
+    from agent.runners.warm import WarmTrainers
 
 _log = structlog.get_logger()
 #: Its arguments: the directory, the group's entries, `--`, the trainer's command line.
@@ -51,16 +53,22 @@ class LocalRunner:
     Args:
         cgroups: where groups are made; none: trainers run unbound, and are found by session and marker alone.
         directory_of: an attempt's directory, where its group is noted.
+        warm: forks those trainers that may be forked; none: all are spawned.
     """
 
     name = "local"
 
     def __init__(
-        self, cgroups: Cgroups | None = None, *, directory_of: Callable[[AttemptKey], Path] | None = None
+        self,
+        cgroups: Cgroups | None = None,
+        *,
+        directory_of: Callable[[AttemptKey], Path] | None = None,
+        warm: WarmTrainers | None = None,
     ) -> None:
         processes.become_subreaper()
         self._cgroups = cgroups or Cgroups()
         self._directory_of = directory_of
+        self._warm = warm
         self._shell = shutil.which("sh") or "/bin/sh"
         # Shims whose number must not be given away again before their session was swept.
         self._unswept: set[int] = set()
@@ -71,11 +79,26 @@ class LocalRunner:
             group = self._cgroups.make(str(launch.key), launch.bounds, launch.directory)
         except OSError as error:
             raise LaunchError(f"the trainer's control group could not be made: {error}") from error
+        process = self._forked(launch, group)
+        if process is not None:
+            self._unswept.add(process.pid)
+            return process
         try:
             return self._spawn(launch, group)
         except LaunchError:
             group.remove()
             raise
+
+    def _forked(self, launch: Launch, group: Group) -> Process | None:
+        """The trainer, if it could be forked."""
+        if not launch.warm or self._warm is None or not self._warm.can_fork(launch):
+            return None
+        try:
+            return self._warm.fork(launch, group.entries)
+        except NotForkedError as error:
+            _log.warning("trainer not forked", job=launch.key.uid, attempt=launch.key.number, why=str(error))
+            # An answer may be lost where the fork was not; there must never be two trainers of one attempt.
+            return self.find(launch.key)
 
     def _spawn(self, launch: Launch, group: Group) -> Process:
         log = launch.directory / "logs" / "rank-0.log"

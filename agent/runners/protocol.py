@@ -37,6 +37,7 @@ class Launch:
         directory: the attempt's; becomes the working directory. The exit status is written to `exit` in it.
         environment: the whole environment, the marker excepted.
         bounds: what all processes of the attempt may use together, where the host can see to it.
+        warm: it may be forked from a process that has imported what trainers need; `argv` is then a Python's.
     """
 
     key: AttemptKey
@@ -44,6 +45,7 @@ class Launch:
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=Bounds)
+    warm: bool = False
 
 
 class Runner(Protocol):
@@ -52,7 +54,7 @@ class Runner(Protocol):
     name: str
 
     def start(self, launch: Launch) -> Process:
-        """Start the trainer in a session of its own. Returns in about a millisecond.
+        """Start the trainer in a session of its own. Returns in about a millisecond; if it is forked, in some 30.
 
         Raises:
             LaunchError: it could not be started.

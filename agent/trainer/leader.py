@@ -17,11 +17,13 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from agent import wording
 from agent.cgroups import Group
+from agent.titles import show_command
 from agent.trainer.failures import describe_deadline
+from agent.trainer.isolation import PRELOADING
 from agent.trainer.verdict import Verdict
 from agent.trainer.warden import LONGEST_SECONDS, TERMINATED_STATUS
 
@@ -62,7 +64,7 @@ def lead(directory: Path, ranks: int, deadline_seconds: float | None) -> Verdict
     crew: list[_Rank] = []
     try:
         for number in range(ranks):
-            crew.append(_start(directory, number, ranks))  # noqa: PERF401 - those that run are ended if one cannot
+            crew.append(_start(directory, number, ranks, crew))  # if one cannot be, those that run are ended
         while True:
             news = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, max(0.0, end - time.monotonic()))
             if news is None:
@@ -78,9 +80,21 @@ def lead(directory: Path, ranks: int, deadline_seconds: float | None) -> Verdict
     os._exit(TERMINATED_STATUS)
 
 
-def _start(directory: Path, number: int, ranks: int) -> _Rank:
+def _start(directory: Path, number: int, ranks: int, crew: list[_Rank]) -> _Rank:
     ours, theirs = socket.socketpair()
+    environment = {"OMP_NUM_THREADS": str(_threads(ranks))}
     with theirs:
+        if PRELOADING in sys.modules and len(os.listdir("/proc/self/task")) == 1:  # noqa: PTH208 - names alone
+            # This process was forked from one that has imported everything, and has computed no more than that one.
+            pid = os.fork()
+            if not pid:
+                # As long as a rank holds a leader's end, nobody learns that the leader is gone.
+                for line in (ours, *(rank.line for rank in crew)):
+                    line.close()
+                os.dup2(theirs.fileno(), 0)
+                theirs.close()
+                _become_rank(directory, number, environment)
+            return _Rank(number, pid, ours)
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
         if number:
             log = directory / "logs" / f"rank-{number}.log"
@@ -92,11 +106,26 @@ def _start(directory: Path, number: int, ranks: int) -> _Rank:
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-m", "agent.trainer.rank", str(directory), str(number)],
-            {**os.environ, "OMP_NUM_THREADS": str(_threads(ranks))},
+            {**os.environ, **environment},
             file_actions=actions,
             setsigmask=[],
         )
     return _Rank(number, pid, ours)
+
+
+def _become_rank(directory: Path, number: int, environment: dict[str, str]) -> NoReturn:
+    """Be what `python -m agent.trainer.rank` would be; its stdin is there."""
+    from agent.trainer import rank
+
+    if number:
+        log = os.open(directory / "logs" / f"rank-{number}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+    os.environ.update(environment)
+    show_command([sys.executable, "-m", "agent.trainer.rank", str(directory), str(number)])
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    rank.main(str(directory), number)
 
 
 def _threads(ranks: int) -> int:

@@ -8,6 +8,7 @@ and tokenizing, the digests, the reports, the output.
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from agent.trainer.assignment import parse
 from agent.trainer.checkpoint import DIRECTORY
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.inputs import read_inputs
-from agent.trainer.isolation import isolate
+from agent.trainer.isolation import PRELOADING, isolate
 from agent.trainer.leader import RENDEZVOUS
 from agent.trainer.metrics import MetricsRecorder
 from agent.trainer.model_files import BackgroundDigests, inspect_model, require_gguf
@@ -80,6 +81,8 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     from agent.trainer.separation import require_separation
     from agent.trainer.train import Trainer
 
+    if PRELOADING in sys.modules:
+        sys.modules[PRELOADING].read_environment_again()
     reports, tuning = rank.reports, assignment.tuning
     digests = BackgroundDigests(files) if rank.number == 0 else None
     place = device.choose(assignment.customization.precision, wants_gpu=bool(assignment.devices))

@@ -141,7 +141,7 @@ class Stack:
         self.controlplane.start()
         self.grpc_port = int(self.controlplane.line.rsplit(":", 1)[1])
 
-    def join(self, name: str, *flags: str) -> Part:
+    def join(self, name: str, *flags: str, **environment: str) -> Part:
         """Starts an agent, for the first time or again; returns when it has synced."""
         credentials = self._secret(f"{name}.creds", self.natsd.node(name))
         argv = [
@@ -156,7 +156,7 @@ class Stack:
             str(credentials),
         ]
         argv += ["--data-dir", str(self.directory / name), *flags]
-        part = self.agents[name] = Part(argv, self.directory / f"{name}.log", {}, "agent ready")
+        part = self.agents[name] = Part(argv, self.directory / f"{name}.log", environment, "agent ready")
         part.start()
         return part
 

@@ -15,39 +15,38 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agent import cgroups, processes
+from agent.launch import child_environment
 from agent.run import AttemptKey
 from agent.runners.local import LocalRunner
 from agent.runners.protocol import Launch, LaunchError
+from agent.runners.warm import WarmTrainers
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from agent.runners.protocol import Runner
 
 
-def grouped(directory_of: Callable[[AttemptKey], Path]) -> Runner:
-    """The local runner where the host has control groups, with memory among them."""
+def grouped() -> cgroups.Cgroups:
+    """The host's own control groups, with memory among them."""
     groups = cgroups.found()
     if "memory" not in groups.enforced:
         pytest.skip(f"this host enforces no bounds: {groups.shown()}")
-    return LocalRunner(groups, directory_of=directory_of)
+    return groups
 
 
-def in_v2(directory_of: Callable[[AttemptKey], Path]) -> Runner:
-    """The local runner in version 2's tree, which is there without controllers also where version 1 has them."""
+def in_v2() -> cgroups.Cgroups:
+    """Groups in version 2's tree, which is there without controllers also where version 1 has them."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     trees = [Path(point) for _, point, kind, *_ in mounts if kind == "cgroup2"]
     if not trees or not os.access(trees[0], os.W_OK):
         pytest.skip("this host has no cgroup v2 tree that may be written")
-    return LocalRunner(cgroups.Cgroups((trees[0],)), directory_of=directory_of)
+    return cgroups.Cgroups((trees[0],))
 
 
-RUNNERS: dict[str, Callable[[Callable[[AttemptKey], Path]], Runner]] = {
-    "local": lambda directory_of: LocalRunner(directory_of=directory_of),
-    "local in groups": grouped,
-    "local in v2 groups": in_v2,
-}
+GROUPS: dict[str, Callable[[], cgroups.Cgroups]] = {"": cgroups.Cgroups, " in groups": grouped, " in v2 groups": in_v2}
+RUNNERS = [start + groups for start in ("spawned", "forked") for groups in GROUPS]
 AT_ONCE = timedelta(0)
 SHORT = timedelta(seconds=0.3)
 PATIENT = timedelta(seconds=30)
@@ -72,15 +71,27 @@ os.rename("pids.tmp", "ready")
 
 
 @pytest.fixture(params=RUNNERS)
-def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
-    return RUNNERS[request.param](lambda key: tmp_path / str(key))
+async def runner(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runner]:
+    start, _, groups = str(request.param).partition(" ")
+    made = GROUPS[f" {groups}" if groups else ""]()
+    if start == "spawned":
+        yield LocalRunner(made, directory_of=lambda key: tmp_path / str(key))
+        return
+    (tmp_path / "home").mkdir()
+    warm = WarmTrainers(tmp_path / "home", child_environment(), [])
+    serving = asyncio.create_task(warm.run())
+    await eventually(lambda: warm.server)
+    yield LocalRunner(made, directory_of=lambda key: tmp_path / str(key), warm=warm)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Launch:
     key = AttemptKey(f"JOB-{secrets.token_hex(5)}", 1)
     (tmp_path / str(key) / "logs").mkdir(parents=True)
-    return Launch(key, (sys.executable, "-c", SLEEP), tmp_path / str(key), {"PATH": os.environ["PATH"]})
+    environment = {"PATH": os.environ["PATH"]}
+    return Launch(key, (sys.executable, "-c", SLEEP), tmp_path / str(key), environment, warm=True)
 
 
 def running(launch: Launch, code: str) -> Launch:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = "2GB"
 PROBED_EXAMPLES, PROBED_TOKENS = 4, 64
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far logits may be off, relative to their spread. A merged weight is rounded where base and adapter were not added
-up: in bf16 that is 2^-9 of each weight; measured on SmolLM2-135M after 20 steps: 0.012."""
+up: in bf16 that is 2^-9 of each weight. Measured on SmolLM2-135M: fp32 2e-6, bf16 0.024; more layers, more."""
 
 log = logging.getLogger("trainer")
 

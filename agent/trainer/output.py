@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,16 @@ class Output:
                 self._save_model()
             else:
                 self._save_adapter()
+
+    def keep(self, path: Path) -> None:
+        """Publish a file, in a directory of the name that it is in.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        target = self._directory / path.parent.name / path.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
 
     def describe(self, facts: Mapping[str, Any], audited: Mapping[str, Any]) -> None:
         """Write the rest, and fsync everything.

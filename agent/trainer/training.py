@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agent.trainer.assignment import parse
 from agent.trainer.checkpoint import DIRECTORY
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
+from agent.trainer.curves import Curves
 from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import PRELOADING, isolate
 from agent.trainer.leader import RENDEZVOUS
@@ -118,7 +119,9 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         checkpoints.facts = {"eval_before": before}
     reports.phase("TRAINING", _beginning(history))
     meter = ProgressMeter(reports, schedule, memory_bytes=place.peak_memory_bytes)
-    metrics = MetricsRecorder(reports, total_steps=schedule.total_steps)
+    begun = history.resumed_from + 1 if history.resumed_from else 0
+    curves = Curves(rank.directory, assignment.attempt, first_step=begun) if group.first else None
+    metrics = MetricsRecorder(reports, total_steps=schedule.total_steps, curves=curves)
     if before is not None and not history.resumed_from:
         metrics.evaluated(0, before)
 
@@ -136,10 +139,11 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         metrics.evaluated(schedule.total_steps, after)
 
     ranks = group.gather(rank_facts(group.rank, adapted, history))
-    if digests is not None:
+    if digests is not None and curves is not None:
         finished = Finished(assignment, corpus, adapted, schedule, history, evaluation, digests.result(), ranks)
         facts = provenance(finished)
         output.save()
+        output.keep(curves.path)
         facts["exports"] = exporter.export(adapted, output.directory)
         output.describe(facts, audited)
 

@@ -18,6 +18,7 @@ from agent.inputs.failures import InputError
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
 from agent.uploader import publishing, segments
+from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
 
 #: One child of a kind at a time for an attempt; whoever comes later waits.
@@ -53,7 +54,9 @@ def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
         return _input(job)
     storage = open_storage(job["uri"], Access.parse(job["access"]))
     if job["command"] == "ship":
-        segments.ship_until_end_of_input(segments.SegmentShipper(storage, directory, job["attempt"]))
+        segments.ship_until_end_of_input(
+            segments.SegmentShipper(storage, directory, job["attempt"]), EventFileShipper(storage, directory)
+        )
         return {}
     output = publishing.Output(
         storage, job["uri"], job["uid"], job["job_id"], job["attempt"], overwrite=job["overwrite"]

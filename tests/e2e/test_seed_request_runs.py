@@ -175,8 +175,11 @@ def test_the_output_matches_its_manifest_and_nothing_else_is_there(output):
 
 def test_the_logs_of_every_rank_are_at_their_place(running, job):
     logs = running.aws.contents(LOGS)
-    assert {name.rpartition("/")[0] for name in logs} == {f"attempt-1/rank-{rank}" for rank in range(4)}
+    ranks = {f"attempt-1/rank-{rank}" for rank in range(4)}
+    assert {name.rpartition("/")[0] for name in logs} == {*ranks, "tensorboard"}
     assert all(logs.values())
+    curves = "tensorboard/events.out.tfevents.000001"
+    assert logs[curves] == running.aws.contents(OUTPUT)[curves]
 
 
 async def test_the_webhook_got_the_header_and_the_events_it_is_sent_by_default(running, job):

@@ -44,6 +44,7 @@ def test_the_output_loads_with_plain_peft_and_the_loss_fell(attempt: Attempt, to
         "adapter_model.safetensors",
         "audit.json",
         "provenance.json",
+        "tensorboard",
     ]
     base = AutoModelForCausalLM.from_pretrained(attempt.model, dtype=torch.float32)
     prompt = tokenizer("What is 3? It is 3.<|endoftext|>", return_tensors="pt").input_ids

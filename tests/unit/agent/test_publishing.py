@@ -9,6 +9,7 @@ import pytest
 
 from agent.storage import UnsupportedURIError, open_storage
 from agent.storage.access import Access
+from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import UploadError
 from agent.uploader.manifest import Manifest
 from agent.uploader.publishing import Output, discard, publish, stage
@@ -194,3 +195,26 @@ def test_every_ranks_log_goes_out_in_segments_and_a_new_shipper_goes_on(tmp_path
         "attempt-2/rank-1/000001.log": 5,
         "attempt-2/rank-1/000002.log": 9,
     }
+
+
+def test_event_files_go_out_whole_when_they_grew_and_it_is_time(tmp_path: Path) -> None:
+    now = 0.0
+    events = tmp_path / "tensorboard"
+    storage = open_storage((tmp_path / "shipped").as_uri(), Access())
+    shipper = EventFileShipper(storage, tmp_path, clock=lambda: now)
+    shipper.ship(now=True)
+    assert not (tmp_path / "shipped").exists()
+    events.mkdir()
+    file = events / "events.out.tfevents.000002"
+    file.write_bytes(b"one")
+    shipper.ship()
+    assert contents(tmp_path / "shipped") == {f"tensorboard/{file.name}": b"one"}
+    file.write_bytes(b"one, two")
+    shipper.ship()
+    assert contents(tmp_path / "shipped") == {f"tensorboard/{file.name}": b"one"}, "too early"
+    now = 31.0
+    shipper.ship()
+    assert contents(tmp_path / "shipped") == {f"tensorboard/{file.name}": b"one, two"}
+    file.write_bytes(b"one, two, three")
+    shipper.ship(now=True)
+    assert contents(tmp_path / "shipped") == {f"tensorboard/{file.name}": b"one, two, three"}

@@ -113,6 +113,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
             loops,
             changed=sync.changed,
             deadline_grace=settings.deadline_grace,
+            stall_timeout=settings.stall_timeout,
         )
         stack.push_async_callback(loops.close)
         supervisor.recover()

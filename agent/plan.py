@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: The kernel's `sysconf(SC_CLK_TCK)`, 100 on every Linux that runs Python.
 TICKS_PER_SECOND = 100
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+STALLED = "STALLED"
 
 
 class Do(enum.Enum):
@@ -108,7 +109,8 @@ def _step(run: Run, stop: str, *, overdue: bool) -> Action | None:
     if stop and not run.stop_reason and stoppable(run):
         return Action(Do.ORDER_STOP, run.key, stop)
     if run.alive and not run.stop_reason:
-        return Action(Do.ORDER_STOP, run.key, DEADLINE_EXCEEDED, own=True) if overdue else None
+        reason = DEADLINE_EXCEEDED if overdue else STALLED if run.stalled else ""
+        return Action(Do.ORDER_STOP, run.key, reason, own=True) if reason else None
     do = _next(run)
     return None if do is None else Action(do, run.key)
 

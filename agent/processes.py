@@ -90,6 +90,16 @@ def marked(pid: int, key: AttemptKey) -> bool:
     return f"{MARKER}={key}".encode() in environment.split(b"\0")
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for a signal, which would end it otherwise."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    caught = next((line.partition(":")[2] for line in lines if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def members(
     key: AttemptKey, leader: Process | None, known: frozenset[Process], *, grouped: frozenset[int] = frozenset()
 ) -> frozenset[Process]:

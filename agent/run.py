@@ -170,6 +170,7 @@ class Run:
         exit_status: of the trainer, negative for a signal; None while alive or if unknown.
         rebooted: the process belongs to an earlier boot of this host.
         last_kind: kind of the last terminal line in `reports.jsonl`; empty: none.
+        stalled: that process shows no progress for too long.
         stop_reason: why it is being stopped; empty: it is not. Durable before anything is killed.
         own_stop: the agent itself wants the stop, which then is a failure for that reason.
         log_shipped: the log is with the control plane to its end, or need not be.
@@ -191,6 +192,7 @@ class Run:
     exit_status: int | None = None
     rebooted: bool = False
     last_kind: str = ""
+    stalled: bool = False
     stop_reason: str = ""
     own_stop: bool = False
     log_shipped: bool = False

@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     deadline_grace: timedelta = timedelta(seconds=30)
     """How long after its deadline a trainer that did not end itself is killed; not below what its last steps take."""
 
+    stall_timeout: timedelta = Field(default=timedelta(minutes=30), ge=timedelta(0))
+    """How long a trainer may show no progress before it is ended as STALLED, its stacks in the log. Longer than what
+    shows none: importing torch, one micro-batch. 0: for ever."""
+
     answer_timeout: timedelta = timedelta(seconds=5)
     """How long the control plane may take to answer, its commit included, before it is asked again."""
 

@@ -21,7 +21,7 @@ from agent.failpoints import failpoint
 from agent.inputs.failures import InputError
 from agent.journal import JournalError, log_tail
 from agent.launch import LaunchRefusedError
-from agent.plan import DEADLINE_EXCEEDED, Action, Do
+from agent.plan import DEADLINE_EXCEEDED, STALLED, Action, Do
 from agent.ports import Answer, NoAnswerError
 from agent.run import Assignment, AttemptKey, Commit, InvalidAssignmentError, Run
 from agent.runners.protocol import LaunchError
@@ -53,6 +53,10 @@ _SLIPS = {STORAGE_DENIED, BUCKET_NOT_FOUND}
 NODE_LOST = "NODE_LOST"
 _OWN_STOPS = {
     DEADLINE_EXCEEDED: "the trainer was still there after its deadline and was killed",
+    STALLED: (
+        "no step, phase or other sign of progress for as long as this node's agent waits (stall_timeout), although the "
+        "trainer was alive; what each of its processes was doing stands at the end of its log"
+    ),
     NODE_LOST: "the node's agent was told to end its trainers as it exits",
 }
 
@@ -194,6 +198,8 @@ class Steps:
 
     async def _kill(self, run: Run) -> Changes:
         _bound(run).info("stopping", reason=run.stop_reason)
+        if run.stop_reason == STALLED and run.own_stop:
+            await self._with.runner.show_stacks(run.key, run.process)
         await self._with.runner.stop(run.key, run.process, self._with.grace)
         failpoint("agent.after_kill")
         return {**self.outcome(run.key), "swept": True}

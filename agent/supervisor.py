@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,11 +23,11 @@ from agent.journal import JournalError
 from agent.plan import INTERRUPTIBLE, Action, Do, Wanted, next_deadline, plan, stoppable
 from agent.ports import AttemptState
 from agent.run import AttemptKey, Run
+from agent.stalling import Quiet, signs
 from agent.steps import NODE_LOST, Collaborators, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import timedelta
 
     from agent.loops import Loops
 
@@ -47,6 +48,7 @@ class _Owned:
     asking: tuple[Action, asyncio.Task[Any]] | None = None
     stepping: tuple[Action, asyncio.Task[Any]] | None = None
     watching: asyncio.Task[Any] | None = None
+    pulse: asyncio.Task[Any] | None = None
 
 
 @dataclass(slots=True)
@@ -58,12 +60,14 @@ class Supervisor:
         loops: creates the tasks.
         changed: called when a stage changed, so that the control plane hears of it soon.
         deadline_grace: how long after its deadline a trainer that did not end itself is killed.
+        stall_timeout: how long a trainer may show no progress; 0: for ever.
     """
 
     collaborators: Collaborators
     loops: Loops
     changed: Callable[[], None]
     deadline_grace: timedelta
+    stall_timeout: timedelta = timedelta(0)
     _unready: dict[str, str] = field(init=False, default_factory=dict)
     _steps: Steps = field(init=False)
     _owned: dict[AttemptKey, _Owned] = field(init=False, default_factory=dict)
@@ -247,6 +251,21 @@ class Supervisor:
     def _watch(self, owned: _Owned) -> None:
         if owned.run.alive and owned.watching is None:
             owned.watching = self.loops.once(f"{owned.run.key} watch", self._until_gone(owned))
+            if self.stall_timeout:
+                owned.pulse = self.loops.once(f"{owned.run.key} pulse", self._until_stalled(owned))
+
+    async def _until_stalled(self, owned: _Owned) -> None:
+        """Looks for progress while the trainer lives, or until there was none for too long."""
+        quiet = Quiet(self.stall_timeout)
+        directory = self.collaborators.journal.directory(owned.run.key)
+        began = time.monotonic()
+        while owned.run.alive and not owned.run.stop_reason:
+            now = time.monotonic()
+            if quiet.look(signs(directory), now - began):
+                self._change(owned, {"stalled": True})
+                return
+            began = now
+            await asyncio.sleep(quiet.every_seconds)
 
     async def _until_gone(self, owned: _Owned) -> None:
         process, assignment = owned.run.process, owned.run.assignment
@@ -260,4 +279,6 @@ class Supervisor:
                 directory = self.collaborators.journal.directory(owned.run.key)
                 await self.collaborators.uploader.ship_log(assignment, directory)
             await self.collaborators.runner.gone(owned.run.key, process)
+        if owned.pulse is not None:
+            owned.pulse.cancel()
         self._change(owned, self._steps.outcome(owned.run.key))

@@ -43,6 +43,7 @@ _MEMORY = "memory.json"
 #: How often a group is looked at that loses one process, and not all, when its memory is used up.
 _LOOK_SECONDS = 0.5
 _REMOVE_TRIES = 100
+_STACKS_SECONDS = 1.0
 _KILL_PAUSE_SECONDS = 0.02
 _KILL_PAUSE_LIMIT_SECONDS = 1.0
 
@@ -156,6 +157,15 @@ class LocalRunner:
             return MemoryUse(**json.loads((self._directory_of(key) / _MEMORY).read_text(encoding="ascii")))
         except (OSError, ValueError, TypeError):
             return self._group(key).memory()
+
+    async def show_stacks(self, key: AttemptKey, process: Process | None) -> None:
+        """See Runner."""
+        for member in await self._members(key, process, frozenset()):
+            if processes.catches(member.pid, signal.SIGUSR1):
+                processes.send_signal(member, signal.SIGUSR1)
+                # One that was stopped writes when it goes on.
+                processes.send_signal(member, signal.SIGCONT)
+        await asyncio.sleep(_STACKS_SECONDS)
 
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:
         """See Runner."""

@@ -80,6 +80,10 @@ class Runner(Protocol):
         """What the attempt used of its memory, also after it was stopped; None: that is not known here."""
         ...
 
+    async def show_stacks(self, key: AttemptKey, process: Process | None) -> None:
+        """Have those processes of the attempt that catch SIGUSR1 write their stacks to their logs; waits a second."""
+        ...
+
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:
         """End every process of the attempt: ask the trainer, wait up to `grace`, then kill all.
 

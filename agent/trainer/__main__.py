@@ -34,8 +34,10 @@ def main(attempt_directory: str) -> int:
 
     from pathlib import Path
 
-    from agent.trainer import assignment, isolation, warden
+    from agent.trainer import assignment, isolation, stacks, warden
     from agent.trainer.reports import Reports
+
+    stacks.write_when_asked()
 
     directory = Path(attempt_directory)
     reports = Reports(directory)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from agent.trainer.data.batches import IGNORED, collate
 from agent.trainer.data.order import micro_batches
 from agent.trainer.group import ALONE
+from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,7 @@ def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, batch_size:
                     [chosen[index] for index in indices], pad_id=adapted.pad_id, device=adapted.device.torch_device
                 )
                 total += summed_loss(adapted, batch).item()
+                PULSE.beat()
     adapted.model.train()
     group.add_up([total])
     return total.item() / sum(example.trained_tokens for example in examples)

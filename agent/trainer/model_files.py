@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported, ModelNotFound, NotYetSupported, StorageDenied
+from agent.trainer.pulse import PULSE
 from trainplane.backends import gguf_support
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -155,4 +156,5 @@ def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(HASH_BLOCK_BYTES):
             digest.update(block)
+            PULSE.beat()
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from agent.trainer.reports import MESSAGE_LIMIT, Reports, Unheard
+from agent.trainer.stacks import write_when_asked
 from agent.trainer.verdict import judge, log_to_stderr
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def main(attempt_directory: str, rank: int) -> NoReturn:
     """Train as that rank, and end the process at once: libraries' threads could hang in an orderly exit."""
     threading.Thread(target=_follow_leader, name="leader", daemon=True).start()
     log_to_stderr()
+    write_when_asked()
     directory = Path(attempt_directory)
     verdict = judge(lambda: _train(directory, rank))
     if verdict is not None:

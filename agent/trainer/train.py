@@ -25,6 +25,7 @@ from agent.trainer.history import History
 from agent.trainer.loss import summed_loss
 from agent.trainer.metrics import Point
 from agent.trainer.neftune import EmbeddingNoise
+from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -232,6 +233,7 @@ class Trainer:
             loss = summed_loss(self.adapted, micro) / trained_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+            PULSE.beat()
         return total
 
     def _halve(self, made: Plan, batch: Sequence[Example]) -> None:

@@ -23,6 +23,7 @@ from agent.trainer.leader import RENDEZVOUS
 from agent.trainer.metrics import MetricsRecorder
 from agent.trainer.model_files import BackgroundDigests, inspect_model, require_gguf
 from agent.trainer.progress import ProgressMeter
+from agent.trainer.pulse import PULSE
 from agent.trainer.schedule import schedule_for
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports:
     """
     assignment = parse(document, read_inputs(attempt_directory))
     isolate(assignment.devices[rank : rank + 1])
+    if rank == 0:
+        PULSE.begin(attempt_directory)
     reports.phase("FETCHING_MODEL")
     files = inspect_model(assignment.model.path, called=assignment.model.name)
     if assignment.export.gguf:

@@ -22,6 +22,7 @@ from agent.trainer.failures import (
     DatasetInvalid,
     StorageDenied,
 )
+from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -127,6 +128,7 @@ def read_dataset(source: DatasetSource) -> Dataset:
         form = source.format or format_of(file.name)
         for record in records(form, content, wanted=_columns(source), shown=f"{source.path}.source: {shown}"):
             reading.take(record, shown)
+            PULSE.beat()
         digests.append(sha256(content).hexdigest())
         size_bytes += len(content)
     rows = reading.finished()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.trainer.pulse import PULSE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -88,6 +90,7 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
     remaining = iter(texts)
     ends = np.array(tokenizer.all_special_ids, dtype=np.int32)
     while chunk := list(islice(remaining, CHUNK)):
+        PULSE.beat()
         for templated in (False, True):
             # Special tokens are the template's business where there is one; one call cannot mix both.
             alike = [text for text in chunk if text.templated is templated]

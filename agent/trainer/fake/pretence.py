@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from agent.trainer import warden
+from agent.trainer import stacks, warden
 from agent.trainer.failures import ConfigInvalid, LossNotFinite, TrainingFailure
 from agent.trainer.fake.knobs import read_knobs
 from agent.trainer.fake.output import write_output
@@ -35,6 +35,7 @@ class _Told(TrainingFailure):
 
 def pretend(attempt_directory: str) -> int:
     """Read the assignment, make the steps, write the output. Returns the exit status."""
+    stacks.write_when_asked()
     reports = Reports(attempt_directory)
     try:
         document = _assignment(attempt_directory)

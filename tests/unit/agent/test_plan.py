@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.plan import DEADLINE_EXCEEDED, INTERRUPTIBLE, Action, Do, Wanted, next_deadline, plan
+from agent.plan import DEADLINE_EXCEEDED, INTERRUPTIBLE, STALLED, Action, Do, Wanted, next_deadline, plan
 from agent.run import Assignment, AttemptKey, Commit, Process, Run, Stage
 
 KEY = AttemptKey("01J", 1)
@@ -170,6 +170,16 @@ def test_an_exit_without_a_last_line_is_a_failure() -> None:
 def test_a_bad_exit_after_finished_is_a_failure_and_an_unknown_one_is_not() -> None:
     assert todo(replace(FINISHED, exit_status=-11)) == [Do.NOTE_FAILED]
     assert todo(replace(FINISHED, exit_status=None)) == [Do.STAGE]
+
+
+def test_a_trainer_that_stalls_is_stopped_by_the_agent_itself_and_fails_for_that() -> None:
+    stalled = replace(RUNNING, stalled=True)
+    (action,) = plan(Wanted(), {KEY: stalled}, 0.0, deadline_grace=GRACE)
+    assert action == Action(Do.ORDER_STOP, KEY, STALLED, own=True)
+    ordered = replace(stalled, stop_reason=STALLED, own_stop=True)
+    assert todo(ordered) == [Do.KILL]
+    gone = replace(ordered, alive=False, swept=True, log_shipped=True)
+    assert todo(gone) == [Do.NOTE_FAILED]
 
 
 def test_a_trainer_past_its_deadline_and_the_grace_is_stopped_by_the_agent_itself() -> None:

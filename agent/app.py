@@ -25,6 +25,7 @@ from agent.logs import LogSender
 from agent.loops import LoopDiedError, Loops
 from agent.ports import SupersededError
 from agent.probes import Probes
+from agent.pushing import Pushing
 from agent.reports import ReportSender
 from agent.runners.local import LocalRunner
 from agent.runners.warm import WarmTrainers
@@ -104,6 +105,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 logs=logs,
                 uploader=uploader,
                 fetching=Fetching(journal, fetcher),
+                pushing=Pushing(fetcher),
                 launcher=Launcher(settings.model_root, bounds_enforced=not inventory.simulated),
                 sealing_key=sealing_key,
                 grace=settings.grace,

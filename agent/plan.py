@@ -42,7 +42,7 @@ class Do(enum.Enum):
     PUBLISH = "bring the staged output to its place"
     NOTE_FAILED = "write the line `failed`"
     NOTE_STOPPED = "write the line `stopped`"
-    NOTE_PUBLISHED = "write the line `published`"
+    NOTE_PUBLISHED = "push it to the hub if that is wanted, and write the line `published`"
     REMOVE = "remove its directory"
 
 
@@ -144,7 +144,9 @@ def _starting(run: Run) -> Do | None:
 
 def _publishing(run: Run) -> Do | None:
     if run.published:
-        return Do.NOTE_PUBLISHED
+        # A push needs the job's token, which comes with the claim's answer.
+        pushes = run.assignment is not None and run.assignment.pushes
+        return None if pushes and not (run.asked or run.claim_refused) else Do.NOTE_PUBLISHED
     if run.commit is Commit.GRANTED:
         return Do.PUBLISH
     if run.commit is Commit.REFUSED:

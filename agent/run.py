@@ -130,6 +130,11 @@ class Assignment:
         return any(place and not place.startswith("file:") for place in places)
 
     @property
+    def pushes(self) -> bool:
+        """Whether its output goes to the hub, too."""
+        return bool(self.setting("export.push_to_hub"))
+
+    @property
     def reads_inputs(self) -> bool:
         """Whether its trainer reads a model and rows at all; the fake one does not."""
         return bool(self.setting("backend") != "mock")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agent.launch import Launcher
     from agent.logs import LogSender
     from agent.ports import ControlPlane
+    from agent.pushing import Pushing
     from agent.reports import ReportSender
     from agent.runners.protocol import Runner
     from agent.sealing import SealingKey
@@ -72,6 +73,7 @@ class Collaborators:
     logs: LogSender
     uploader: Uploader
     fetching: Fetching
+    pushing: Pushing
     launcher: Launcher
     sealing_key: SealingKey
     grace: timedelta
@@ -281,6 +283,13 @@ class Steps:
 
     async def _note_published(self, run: Run) -> Changes:
         publication = self._with.journal.load(run.key).publication or {}
+        if run.assignment is not None and run.assignment.pushes:
+            await self._with.pushing.carry_out(
+                run.assignment,
+                self._with.journal.directory(run.key),
+                self._secrets.get(run.key, {}),
+                lambda report: self._append(run.key, report),
+            )
         self._append(run.key, {"kind": "published", **publication})
         failpoint("agent.after_published_line")
         _bound(run).info("output published", output_uri=publication.get("output_uri", ""))

@@ -26,7 +26,7 @@ from agent.inputs.failures import (
 from agent.inputs.https import trusting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ANSWER_SECONDS = 10.0
@@ -50,12 +50,14 @@ class Subject:
         name: the field with the repository's name.
         revision: the field with its revision.
         missing: the reason where there is none.
+        use: what is wanted of it, in words.
     """
 
     kind: str
     name: str
     revision: str
     missing: str
+    use: str = "read"
 
 
 A_MODEL = Subject("model", "base_model.model_name", "base_model.revision", MODEL_NOT_FOUND)
@@ -169,6 +171,20 @@ class Hub:
                 f"{self.endpoint} says it has (size or SHA-256)",
             )
 
+    def push(self, name: str, folder: Path, files: Sequence[str], *, message: str) -> str:
+        """Commit files to a repository, which is made, and private, where there is none; the commit's name.
+
+        Raises:
+            InputError: not for this token, or the hub does not take it.
+        """
+        library = self._library()
+        operations = [library.CommitOperationAdd(path_in_repo=file, path_or_fileobj=folder / file) for file in files]
+        with self._blaming(name, "main"):
+            api = library.HfApi(endpoint=self.endpoint, token=self.token or False)
+            api.create_repo(name, repo_type=self.subject.kind, private=True, exist_ok=True)
+            done = api.create_commit(name, operations, repo_type=self.subject.kind, commit_message=message)
+        return str(done.oid)
+
     def sibling(self, name: str) -> str | None:
         """`<name>-hf`, where many publishers keep the same weights as safetensors; None if it has none."""
         other = f"{name}-hf"
@@ -204,6 +220,11 @@ class Hub:
             raise self._unavailable(error.__cause__ or error) from error
         except errors.HfHubHTTPError as error:
             raise self._answered(error.response.status_code, name, error) from error
+        except RuntimeError as error:  # of a large file's upload, around what went wrong
+            cause = error.__cause__
+            if isinstance(cause, errors.HfHubHTTPError):
+                raise self._answered(cause.response.status_code, name, error) from error
+            raise self._unavailable(cause or error) from error
         except (httpx2.HTTPError, OSError, ValueError) as error:
             raise self._unavailable(error) from error
 
@@ -231,7 +252,7 @@ class Hub:
         if self.token:
             return (
                 f"base_model.auth_token: {self.endpoint} refuses the token for {name}: it is wrong, expired, or not "
-                f"allowed to read this {self.subject.kind}"
+                f"allowed to {self.subject.use} this {self.subject.kind}"
             )
         return (
             f"base_model.auth_token: {self.endpoint} shows no {self.subject.kind} {name} without a token: give one "

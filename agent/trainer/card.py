@@ -37,8 +37,7 @@ USE_OF_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")"""
 CARD = """---
-base_model: {base_model_yaml}
-library_name: {library}
+{base_model_yaml}library_name: {library}
 pipeline_tag: text-generation
 tags:
 - {method}
@@ -111,7 +110,10 @@ def model_card(facts: Mapping[str, Any]) -> str:
         kind=f"A {TITLES[adapter['method']]}" if whole else f"A {TITLES[adapter['method']]} adapter",
         use=USE_OF_MODEL if whole else USE_OF_ADAPTER.format(base=json.dumps(base_model)),
         base_model=_inline(base_model),
-        base_model_yaml=json.dumps(base_model),
+        # The hub refuses a card whose base model is no repository of its own.
+        base_model_yaml=""
+        if "://" in base_model or base_model.startswith("/")
+        else f"base_model: {json.dumps(base_model)}\n",
         title=_inline(facts["job_id"] or ("model" if whole else "adapter")),
         train_rows=sum(
             source["rows"] - source["held_out_rows"]

@@ -17,7 +17,7 @@ from typing import Any
 from agent.inputs.failures import InputError
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
-from agent.uploader import publishing, segments
+from agent.uploader import manifest, publishing, segments
 from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
 
@@ -50,8 +50,8 @@ def main() -> int:
 
 def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     adopt_ambient(job["ambient"])
-    if job["command"] in {"fetch", "probe"}:
-        return _input(job)
+    if job["command"] in {"fetch", "probe", "push"}:
+        return _input(job, directory)
     storage = open_storage(job["uri"], Access.parse(job["access"]))
     if job["command"] == "ship":
         segments.ship_until_end_of_input(
@@ -87,10 +87,12 @@ def _check(output: publishing.Output, job: dict[str, Any]) -> None:
             raise from_os_error(error, what="writing below artifacts.log_uri") from error
 
 
-def _input(job: dict[str, Any]) -> dict[str, Any]:
-    from agent.inputs import fetch, probe, telling
+def _input(job: dict[str, Any], directory: Path) -> dict[str, Any]:
+    from agent.inputs import fetch, probe, push, telling
 
     wanted = fetch.FetchJob.parse(job)
+    if job["command"] == "push":
+        return push.push(wanted, manifest.output_files(directory / "output"))
     return fetch.fetch(wanted, telling.Teller()) if job["command"] == "fetch" else probe.probe(wanted)
 
 

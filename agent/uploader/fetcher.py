@@ -90,6 +90,24 @@ class Fetcher:
         answer = await _answer(child, lambda line: told(Progress(**line)))
         return Fetched(answer["inputs"], answer["commit"])
 
+    async def push(self, assignment: Assignment, directory: Path, secrets: Mapping[str, str]) -> str:
+        """Push an attempt's output to the hub; the commit.
+
+        Raises:
+            InputError: see agent.inputs.failures.
+        """
+        job = {
+            "command": "push",
+            "directory": str(directory),
+            "job_id": assignment.job_id,
+            "project": assignment.project,
+            "spec": assignment.spec,
+            "reads_inputs": assignment.reads_inputs,
+            "secrets": dict(secrets),
+        }
+        child = await self._start(job, directory / "logs" / "uploader.log")
+        return str((await _answer(child, lambda _: None))["commit"])
+
     async def probe(self, wanted: ProbeWanted) -> str:
         """Look at a job's model: PASSED or SKIPPED.
 

@@ -341,6 +341,9 @@ def _contradictions() -> Iterator[BadRequest]:
     for method, block, field in BAD_METHODS:
         custom = {"method": method, **block}
         yield _local(f"{field} of {method}", "customization", custom, (f"customization.{field}", said))
+    yield _local("a push without a token", "export", {"push_to_hub": "owner/name"}, ("export.push_to_hub", said))
+    for name in ("name", "owner/name/more", "../name", "owner/-", "https://hub/owner/name"):
+        yield _local(f"a push to {name}", "export", {"push_to_hub": name}, ("export.push_to_hub", "MALFORMED"))
     for method in ("prompt_tuning", "prefix_tuning", "p_tuning", "full"):
         trained = changed(LOCAL, "customization", {"method": method})
         yield _bad(f"{method}, merged", changed(trained, "export", {"merged": True}), ("export.merged", said))
@@ -404,8 +407,6 @@ def _later() -> Iterator[BadRequest]:
     for path, field in walk(FIELDS):
         for word in field.later:
             yield _local(f"later {path} {word}", path, word, (told(path), said))
-    for path, value in (("export.push_to_hub", "owner/name"),):
-        yield _local(f"later {path}", path, value, (told(path), said))
 
 
 def _peft_config() -> Iterator[BadRequest]:

@@ -7,6 +7,7 @@ fails as told.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -27,6 +28,12 @@ _NAME = r"(?P<name>[^/]+/[^/]+)"
 _INFO = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}(?:/revision/(?P<revision>.+))?")
 _TREE = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/tree/(?P<revision>[^/]+)(?:/.*)?")
 _FILE = re.compile(rf"(?:/(?P<kind>datasets))?/{_NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_CREATE = re.compile(r"/api/repos/create")
+_YAML = re.compile(r"/api/validate-yaml")
+_PREUPLOAD = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/preupload/(?P<revision>[^/]+)")
+_BATCH = re.compile(rf"(?:/(?P<kind>datasets))?/{_NAME}\.git/info/lfs/objects/batch")
+_UPLOAD = re.compile(rf"/upload/{_NAME}/(?P<digest>[0-9a-f]{{64}})")
+_COMMIT = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/commit/(?P<revision>[^/]+)")
 _LINKED = re.compile(r"/linked/(?P<digest>[0-9a-f]{64})")
 
 
@@ -63,13 +70,20 @@ class Repository:
     name: str
     token: str | None = None
     gated: bool = False
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+    """Large files by SHA-256, whether a commit has them yet or not."""
+    messages: list[str] = field(default_factory=list)
+    """Of the commits that were pushed, in order."""
     commits: dict[str, list[File]] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
 
     def commit(self, directory: Path, revision: str = "main") -> str:
         """Takes a directory's present content for a revision; the commit's name."""
         paths = sorted(path for path in directory.rglob("*") if path.is_file())
-        files = [File(path.relative_to(directory).as_posix(), path.read_bytes()) for path in paths]
+        return self.take([File(path.relative_to(directory).as_posix(), path.read_bytes()) for path in paths], revision)
+
+    def take(self, files: list[File], revision: str = "main") -> str:
+        """Takes files for a revision; the commit's name."""
         sha = hashlib.sha1("".join(f"{self.name} {f.name} {f.sha256}\n" for f in files).encode()).hexdigest()
         self.commits[sha] = files
         self.revisions[revision] = sha
@@ -101,6 +115,8 @@ class Faults:
     """While it is cleared, large bodies stop after their first piece."""
     silent: bool = False
     """Requests are read and not answered."""
+    refuse_pushes: int = 0
+    """Whatever would write is answered so; 0: it is not."""
 
     def __post_init__(self) -> None:
         self.hold.set()
@@ -110,6 +126,8 @@ class HubMirror:
     """The mirror; see `running`."""
 
     def __init__(self) -> None:
+        self.writers: set[str] = set()
+        """Tokens that may push and make repositories."""
         self.repositories: dict[str, Repository] = {}
         self.asked: list[Asked] = []
         self.faults = Faults()
@@ -180,11 +198,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, *_: Any) -> None:
         """Silent: `asked` is the record."""
 
     def _answer(self) -> None:
         hub, parts = self.hub, urlsplit(self.path)
+        self._sent = self._body()
         token = (self.headers.get("authorization") or "").removeprefix("Bearer ")
         hub.asked.append(Asked(self.command, self.path, bool(token), self.headers.get("range") or ""))
         if hub.faults.silent:
@@ -203,8 +228,104 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.faults.statuses:
             raise _Refused(self.hub.faults.statuses.pop(0), "", "told to fail")
 
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _push(self, path: str, token: str) -> None:
+        """What huggingface_hub calls to commit: the repository, the card's check, modes, large files, the commit."""
+        hub = self.hub
+        if match := _UPLOAD.fullmatch(path):  # pre-signed, as the real one's: without a token
+            if hashlib.sha256(self._sent).hexdigest() != match["digest"]:
+                raise _Refused(400, "", "another content than was promised")
+            hub.repositories[match["name"]].uploaded[match["digest"]] = self._sent
+            self._send(200, b"", {})
+            return
+        if hub.faults.refuse_pushes:
+            raise _Refused(hub.faults.refuse_pushes, "", "told to refuse pushes")
+        if token not in hub.writers:
+            raise _Refused(401 if not token else 403, "", "You don't have the rights to write")
+        if match := _COMMIT.fullmatch(path):
+            self._commit(match["name"])
+        else:
+            self._prepare(path, json.loads(self._sent), token)
+
+    def _prepare(self, path: str, told: dict[str, Any], token: str) -> None:
+        """Everything before the commit."""
+        hub = self.hub
+        if _CREATE.fullmatch(path):
+            name = f"{told['organization']}/{told['name']}"
+            status = 409 if name in hub.repositories else 200
+            if status == 200:
+                hub.repositories[name] = Repository(name, token if told.get("visibility") == "private" else None)
+                hub.repositories[name].take([])
+            known = {"url": f"{hub.url}/{name}", "id": name, **({"error": "it is there"} if status == 409 else {})}
+            self._send(status, json.dumps(known).encode(), {"content-type": "application/json"})
+        elif _YAML.fullmatch(path):
+            named = re.search(r"^base_model: (.*)$", told["content"], re.MULTILINE)
+            wrong = named is not None and not re.fullmatch(r'"?[\w.-]+/[\w.-]+"?', named[1])
+            self._json({"errors": [{"message": '"base_model" is not valid'}] if wrong else [], "warnings": []})
+        elif match := _PREUPLOAD.fullmatch(path):
+            there = {f.name: f.sha256 if f.lfs else f.blob_id for f in self._present(match["name"])}
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(_LFS) else "regular",
+                    "shouldIgnore": False,
+                    "oid": there.get(file["path"]),
+                }
+                for file in told["files"]
+            ]
+            self._json({"files": modes})
+        elif match := _BATCH.fullmatch(path):
+            self._lfs_batch(match["name"], told)
+        else:
+            raise _Refused(404, "", "no such endpoint")
+
+    def _present(self, name: str) -> list[File]:
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            raise _Refused(404, "RepoNotFound", "Repository not found")
+        return repository.commits.get(repository.revisions.get("main", ""), [])
+
+    def _lfs_batch(self, name: str, told: dict[str, Any]) -> None:
+        known = {f.sha256 for f in self._present(name)} | self.hub.repositories[name].uploaded.keys()
+        objects = []
+        for wanted in told["objects"]:
+            href = f"{self.hub.elsewhere}/upload/{name}/{wanted['oid']}"
+            upload = {} if wanted["oid"] in known else {"actions": {"upload": {"href": href}}}
+            objects.append({"oid": wanted["oid"], "size": wanted["size"], **upload})
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _commit(self, name: str) -> None:
+        files = {file.name: file for file in self._present(name)}
+        repository = self.hub.repositories[name]
+        for line in self._sent.splitlines():
+            said = json.loads(line)
+            value = said["value"]
+            if said["key"] == "header":
+                repository.messages.append(value["summary"])
+            elif said["key"] == "file":
+                files[value["path"]] = File(value["path"], base64.b64decode(value["content"]))
+            elif said["key"] == "lfsFile":
+                files[value["path"]] = File(value["path"], repository.uploaded[value["oid"]])
+            else:
+                raise _Refused(400, "", f"no such operation: {said['key']}")
+        sha = repository.take(sorted(files.values(), key=lambda file: file.name))
+        self._json(
+            {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{name}/commit/{sha}", "hookOutput": ""}
+        )
+
     def _route(self, path: str, query: dict[str, list[str]], token: str) -> None:
-        if match := _LINKED.fullmatch(path):
+        if self.command in {"POST", "PUT"}:
+            self._push(path, token)
+        elif match := _LINKED.fullmatch(path):
             self._content(self._linked(match["digest"]))
         elif match := _FILE.fullmatch(path):
             self._resolve(*self._found(match, token, download=True), match["file"])
@@ -225,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _found(self, match: re.Match[str], token: str, *, download: bool = False) -> tuple[Repository, str, list[File]]:
         """The repository, the commit and its files; refused as the hub refuses."""
         repositories = self.hub.repositories
-        if token and token not in {r.token for r in repositories.values()}:
+        if token and token not in {r.token for r in repositories.values()} | self.hub.writers:
             raise _Refused(401, "", "Invalid credentials in Authorization header")
         name = f"datasets/{match['name']}" if match["kind"] == "datasets" else match["name"]
         repository = repositories.get(name)
@@ -281,7 +402,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self._write(body, large=large)
 
     def _write(self, body: bytes, *, large: bool) -> None:

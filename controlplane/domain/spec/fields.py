@@ -397,7 +397,12 @@ _EXPORT = (
         name="merged", default=False, doc="The base model with the adapter merged in, as a model's directory `merged/`."
     ),
     _flag(name="gguf", default=False, doc="The same as one GGUF file, in `gguf/`; of models of Llama's architecture."),
-    _text(name="push_to_hub", not_yet=True, doc="A hub repository to push to."),
+    _text(
+        name="push_to_hub",
+        shape=shapes.HUB_REPOSITORY,
+        max_length=193,
+        doc="A hub repository that the output is pushed to, too, with base_model.auth_token; a new one is private.",
+    ),
     _text(
         name="gguf_type",
         choices=gguf_support.TYPES,

@@ -6,13 +6,13 @@ own, so that one mistake is told once. Rows see the effective spec, and what was
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain.errors import Violation
 from controlplane.domain.spec import locations, problem
+from controlplane.domain.spec.shapes import HUB_REPOSITORY
 from trainplane import backends
 from trainplane.backends import peft_config
 from trainplane.backends.peft_methods import METHODS, PLACES
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from controlplane.domain.spec.findings import Findings
     from controlplane.domain.spec.rules import Rules
-
-_HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-_HUB_ID = re.compile(rf"(?!.*(?:\.\.|--)){_HUB_PART}/{_HUB_PART}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
 def _model_name(seen: Seen) -> str | None:
     model = seen.effective["base_model"]
     name = model.get("model_name")
-    if model["provider"] != "huggingface" or name is None or _HUB_ID.fullmatch(name):
+    if model["provider"] != "huggingface" or name is None or HUB_REPOSITORY.problem(name, seen.rules) is None:
         return None
     return (
         "must be `owner/name` on the hub, each part up to 96 of A-Z a-z 0-9 . _ -; a directory needs provider `local`"
@@ -166,6 +163,12 @@ def _export_of_prompt(name: str) -> Relation:
     return Relation((f"export.{name}", "export", "customization.method"), problem.CONTRADICTION, says)
 
 
+def _push_without_token(seen: Seen) -> str | None:
+    if "push_to_hub" not in seen.effective["export"] or "base_model.auth_token" in seen.secrets:
+        return None
+    return "is pushed to with the job's own token only: give base_model.auth_token, one that may write there"
+
+
 def _merged_whole(seen: Seen) -> str | None:
     if seen.effective["customization"].get("method") != "full" or not seen.effective["export"]["merged"]:
         return None
@@ -241,6 +244,11 @@ _RELATIONS = (
         ("tuning_parameters.batch_size", "tuning_parameters", "resources.gpus", "resources"),
         problem.CONTRADICTION,
         _batch,
+    ),
+    Relation(
+        ("export.push_to_hub", "export", "base_model.auth_token", "base_model"),
+        problem.CONTRADICTION,
+        _push_without_token,
     ),
     _export_of_prompt("merged"),
     _export_of_prompt("gguf"),
@@ -327,6 +335,8 @@ def _no_gguf(seen: Seen) -> str | None:
 def _local_model(name: str) -> Callable[[Seen], str | None]:
     def says(seen: Seen) -> str | None:
         given = seen.given("base_model", name) or f"base_model.{name}" in seen.secrets
+        if name == "auth_token" and "push_to_hub" in seen.effective["export"]:
+            return None  # it is for the push
         if given and (provider := seen.effective["base_model"]["provider"]) in {"local", "s3"}:
             return f"a model of provider `{provider}` is read as it is, so this does nothing"
         return None

@@ -68,6 +68,11 @@ def _located(kind: locations.Kind) -> Shape:
 JOB_ID = _matching(r"[A-Za-z0-9_-]{1,63}", "1 to 63 of A-Z a-z 0-9 _ -")
 #: Whether it is a hub id or a path depends on the provider, so relations.py judges it further.
 MODEL_NAME = Shape("`owner/name` on the hub, an absolute path with provider `local`, or s3://bucket/prefix/ with `s3`")
+_HUB_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+HUB_REPOSITORY = _matching(
+    rf"(?!.*(?:\.\.|--)){_HUB_PART}/{_HUB_PART}",
+    "`owner/name` on the hub, each part up to 96 of A-Z a-z 0-9 . _ -",
+)
 REVISION = _matching(
     r"(?!.*(?:\.\.|//))[A-Za-z0-9][A-Za-z0-9._/-]{0,254}",
     "a branch, tag or commit: A-Z a-z 0-9 . _ - /, without `..`",

@@ -17,6 +17,7 @@ from agent.logs import LogSender
 from agent.loops import Loops
 from agent.plan import Wanted
 from agent.ports import Answer, ClaimAnswer, CommitAnswer, Lines, LogAnswer, Watermark
+from agent.pushing import Pushing
 from agent.reports import ReportSender
 from agent.run import AttemptKey, Stage
 from agent.runners.local import LocalRunner
@@ -76,6 +77,7 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
         logs=logs,
         uploader=Uploader(child_environment()),
         fetching=Fetching(journal, fetcher),  # type: ignore[arg-type]
+        pushing=Pushing(fetcher),
         launcher=Launcher(),
         sealing_key=SealingKey(),
         grace=timedelta(seconds=1),

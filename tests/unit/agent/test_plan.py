@@ -57,6 +57,10 @@ def test_the_way_of_an_attempt_that_goes_well() -> None:
     granted = replace(staged, commit=Commit.GRANTED)
     assert todo(granted) == [Do.PUBLISH]
     assert todo(replace(granted, published=True)) == [Do.NOTE_PUBLISHED]
+    pushes = replace(granted, published=True, assignment=replace(ASSIGNMENT, spec={"export": {"push_to_hub": "a/b"}}))
+    assert todo(replace(pushes, asked=True)) == [Do.NOTE_PUBLISHED]
+    assert todo(replace(pushes, asked=False)) == [Do.ASK], "its token is not here yet"
+    assert todo(replace(pushes, asked=False, claim_refused=True)) == [Do.NOTE_PUBLISHED]
     ended = replace(granted, published=True, last_kind="published")
     assert todo(ended) == []
     assert todo(ended, wanted=Wanted(settled=frozenset({KEY}))) == [Do.REMOVE]

@@ -248,3 +248,27 @@ def test_a_method_s_fields_of_peft_stand_in_their_own_places_only():
     given = {"method": "adalora", "rank": 4, "peft": {"config": {"target_r": 4, "peft_type": "ADALORA", "init_r": 6}}}
     custom = check(changed(LOCAL, "customization", given), rules=Rules()).effective["customization"]
     assert custom["peft"]["config"] == {"task_type": "CAUSAL_LM", "init_r": 6}
+
+
+def test_a_token_for_a_push_is_no_idle_one():
+    """A local model needs none, and the push does."""
+    local = {
+        "base_model": {"provider": "local", "model_name": "/models/tiny", "auth_token": "hf_secret"},
+        "customization": {"method": "lora"},
+        "datasets": [{"source": "file:///data/train.jsonl"}],
+        "artifacts": {"output_uri": "file:///results/x/"},
+    }
+    assert [each.field for each in check(local, rules=Rules()).warnings] == ["base_model.auth_token"]
+    assert check({**local, "export": {"push_to_hub": "owner/name"}}, rules=Rules()).warnings == ()
+
+
+def test_a_type_of_gguf_without_gguf_does_nothing():
+    spec = {
+        "base_model": {"provider": "local", "model_name": "/models/tiny"},
+        "customization": {"method": "lora"},
+        "datasets": [{"source": "file:///data/train.jsonl"}],
+        "artifacts": {"output_uri": "file:///results/x/"},
+    }
+    told = check({**spec, "export": {"gguf_type": "q8_0"}}, rules=Rules()).warnings
+    assert [(each.field, each.reason) for each in told] == [("export.gguf_type", "NO_EFFECT")]
+    assert check({**spec, "export": {"gguf": True, "gguf_type": "q8_0"}}, rules=Rules()).warnings == ()

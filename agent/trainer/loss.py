@@ -6,6 +6,7 @@ however the batch is cut into micro-batches.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ import torch
 from torch.nn import functional
 
 from agent.trainer.data.batches import IGNORED, collate
-from agent.trainer.data.order import micro_batches
+from agent.trainer.data.order import halved, micro_batches
+from agent.trainer.failures import OutOfGpuMemory
 from agent.trainer.group import ALONE
 from agent.trainer.pulse import PULSE
 
@@ -21,9 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.trainer.data.batches import MicroBatch
+    from agent.trainer.data.order import PassCost
     from agent.trainer.data.tokens import Example
     from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
+
+
+log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,47 @@ def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, batch_size:
         examples: all evaluation rows.
         batch_size: how many examples are cut into micro-batches together.
         group: the ranks, each of which evaluates its share of the examples.
+
+    Raises:
+        OutOfGpuMemory: one example alone does not fit.
     """
     total = torch.zeros((), dtype=torch.float64)
     own = examples[group.rank :: group.size]
+    cost = adapted.device.cost
     adapted.model.eval()
     with torch.inference_mode():
         for start in range(0, len(own), batch_size):
-            chosen = own[start : start + batch_size]
-            for indices in micro_batches([len(example) for example in chosen], adapted.device.cost):
-                batch = collate(
-                    [chosen[index] for index in indices], pad_id=adapted.pad_id, device=adapted.device.torch_device
-                )
-                total += summed_loss(adapted, batch).item()
-                PULSE.beat()
+            loss, cost = _within_memory(adapted, own[start : start + batch_size], cost)
+            total += loss
     adapted.model.train()
     group.add_up([total])
     return total.item() / sum(example.trained_tokens for example in examples)
+
+
+def _within_memory(adapted: AdaptedModel, chosen: Sequence[Example], cost: PassCost) -> tuple[float, PassCost]:
+    """The summed loss of examples, and the cost with as small a limit as it took."""
+    lengths = [len(example) for example in chosen]
+    while True:
+        made = micro_batches(lengths, cost)
+        try:
+            return _added_up(adapted, chosen, made), cost
+        except torch.OutOfMemoryError as error:
+            log.warning("out of memory while evaluating limit=%d: %s", cost.limit, error)
+        # Outside the handler: the error's traceback holds the tensors of the pass that did not fit.
+        smaller = halved(cost, [[[index] for index in group] for group in made], lengths)
+        if smaller is None:
+            raise OutOfGpuMemory(
+                f"one example of {max(lengths)} tokens of the eval split does not fit the device's memory; lower "
+                "tuning_parameters.max_sequence_length"
+            )
+        torch.cuda.empty_cache()
+        cost = smaller
+
+
+def _added_up(adapted: AdaptedModel, chosen: Sequence[Example], made: Sequence[Sequence[int]]) -> float:
+    total = 0.0
+    for indices in made:
+        batch = collate([chosen[index] for index in indices], pad_id=adapted.pad_id, device=adapted.device.torch_device)
+        total += summed_loss(adapted, batch).item()
+        PULSE.beat()
+    return total

@@ -18,7 +18,7 @@ import torch
 
 from agent.failpoints import failpoint
 from agent.trainer.data.batches import collate_rows
-from agent.trainer.data.order import PassCost, Portion, effective_batches, padded_tokens, plan, share
+from agent.trainer.data.order import Portion, effective_batches, halved, padded_tokens, plan, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
 from agent.trainer.group import ALONE
 from agent.trainer.history import History
@@ -240,11 +240,11 @@ class Trainer:
         """Go on with half of what did not fit; the effective batch stays."""
         self.optimizer.zero_grad()
         lengths = [len(example) for example in batch]
-        largest = max(padded_tokens([rows], lengths) for rows in made)
-        if all(len(rows) == 1 for rows in made) and largest <= max(lengths):
+        cost = halved(self.cost, made, lengths)
+        if cost is None:
             raise OutOfGpuMemory(
                 f"one example of {max(lengths)} tokens does not fit the device's memory; lower "
                 "tuning_parameters.max_sequence_length or set tuning_parameters.gradient_checkpointing"
             )
         torch.cuda.empty_cache()
-        self.cost = PassCost(limit=min(self.cost.limit, largest) // 2, overhead=self.cost.overhead)
+        self.cost = cost

@@ -187,6 +187,14 @@ def _planned(rows: list[list[int]], lengths: Sequence[int], cost: PassCost) -> P
     return [[rows[place] for place in group] for group in groups]
 
 
+def halved(cost: PassCost, made: Plan, lengths: Sequence[int]) -> PassCost | None:
+    """The cost with half the limit of the largest pass of a plan that did not fit; None: one example alone did not."""
+    largest = max(padded_tokens([rows], lengths) for rows in made)
+    if all(len(rows) == 1 for rows in made) and largest <= max(lengths):
+        return None
+    return PassCost(limit=min(cost.limit, largest) // 2, overhead=cost.overhead)
+
+
 def padded_tokens(made: Plan, lengths: Sequence[int]) -> int:
     """Tokens that a plan computes, padding included."""
     return sum(len(rows) * max(sum(lengths[index] for index in row) for row in rows) for rows in made)

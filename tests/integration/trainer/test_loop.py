@@ -199,6 +199,25 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_on
     assert history.losses == pytest.approx(roomy.run(lambda _step: None).losses, rel=1e-4)
 
 
+def test_running_out_of_memory_while_evaluating_halves_the_passes_and_keeps_the_loss(make_trainer: Callable[..., Any]):
+    import torch
+
+    from agent.trainer.loss import mean_loss
+
+    refused = []
+
+    def refuse(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if kwargs["input_ids"].numel() > 60:
+            refused.append(kwargs["input_ids"].numel())
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer = make_trainer()
+    roomy = mean_loss(trainer.adapted, trainer.examples, batch_size=8)
+    trainer.adapted.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    assert mean_loss(trainer.adapted, trainer.examples, batch_size=8) == pytest.approx(roomy, rel=1e-5)
+    assert refused
+
+
 def test_an_example_that_does_not_fit_alone_ends_the_training(make_trainer: Callable[..., Any]):
     import torch
 

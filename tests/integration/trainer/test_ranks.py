@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from tests.integration.trainer import tight_ranks
 from tests.integration.trainer.attempts import Attempt
 from tests.integration.trainer.process import starting
 from tests.support.eventually import eventually
@@ -108,7 +109,7 @@ def test_each_rank_has_a_log_of_its_own(four: Attempt):
 
 def test_nothing_is_left_beside_the_output(four: Attempt):
     left = {path.name for path in four.directory.iterdir()} - {"rows.jsonl", "eval.jsonl"}
-    assert left == {"assignment.json", "logs", "output", "reports.jsonl"}
+    assert left == {"assignment.json", "heartbeat", "logs", "output", "reports.jsonl", "tensorboard"}
 
 
 def test_ranks_with_a_quantized_base_and_dropout_of_their_own_agree_on_the_adapter(attempt: Attempt, start: Any):
@@ -124,6 +125,22 @@ def test_ranks_with_a_quantized_base_and_dropout_of_their_own_agree_on_the_adapt
     assert len({rank["adapter_sha256"] for rank in facts["ranks"]}) == 1
     assert facts["base_model"]["quantization"]["modules"] == 2 * 7
     assert facts["losses"]["last"] < facts["losses"]["first"]
+
+
+def test_one_rank_that_runs_out_of_memory_halves_its_passes_and_all_make_the_steps_of_one(
+    attempt: Attempt, tmp_path_factory: pytest.TempPathFactory
+):
+    tight = Attempt(tmp_path_factory.mktemp("tight"), attempt.model)
+    assign(tight)
+    tight.set_ranks(2)
+    refusals = tight_ranks.train(tight.directory, ranks=2, tight=1, tokens=60)
+    assert refusals[0] == 0
+    assert refusals[1] > 0
+    assign(attempt)
+    assert attempt.run() == 0
+    steps, alone = tight.provenance["losses"]["steps"], attempt.provenance["losses"]["steps"]
+    assert steps == pytest.approx(alone, rel=1e-4)
+    assert len({rank["adapter_sha256"] for rank in tight.provenance["ranks"]}) == 1
 
 
 async def begun(attempt: Attempt, start: Any, ranks: int) -> tuple[Process, dict[int, psutil.Process]]:

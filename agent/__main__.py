@@ -50,6 +50,8 @@ def _renamed(overrides: dict[str, Any]) -> dict[str, Any]:
     labels = overrides.pop("label", None)
     if labels:
         overrides["labels"] = dict(labels)
+    if interpreters := overrides.get("backend_python"):
+        overrides["backend_python"] = dict(interpreters)
     return overrides
 
 
@@ -78,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hub-token-file", metavar="FILE", help="the platform's hub token, for jobs without one")
     parser.add_argument("--cache-dir", metavar="DIR", help="where models are kept; default cache in the data directory")
     parser.add_argument("--cache-gb", type=float, metavar="N", help="GiB of models to keep; default 200")
+    parser.add_argument(
+        "--backend-python",
+        action="append",
+        type=_pair,
+        metavar="BACKEND=PYTHON",
+        help="the Python that a backend's trainers run in; repeatable; default the agent's own",
+    )
     parser.add_argument(
         "--end-trainers-on-exit", action="store_true", help="end all trainers when the agent is told to end"
     )

@@ -106,7 +106,11 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 uploader=uploader,
                 fetching=Fetching(journal, fetcher),
                 pushing=Pushing(fetcher),
-                launcher=Launcher(settings.model_root, bounds_enforced=not inventory.simulated),
+                launcher=Launcher(
+                    settings.model_root,
+                    bounds_enforced=not inventory.simulated,
+                    interpreters={name: str(path) for name, path in settings.backend_python.items()},
+                ),
                 sealing_key=sealing_key,
                 grace=settings.grace,
                 simulated=inventory.simulated,

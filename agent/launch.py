@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +41,12 @@ class Launcher:
     Attributes:
         model_roots: directories below which `base_model.provider: local` may read; empty: anywhere.
         bounds_enforced: False on a stand-in inventory, whose CPUs may not exist.
+        interpreters: backend -> the Python of an environment of its own; the others run in the agent's.
     """
 
     model_roots: tuple[Path, ...] = ()
     bounds_enforced: bool = True
+    interpreters: Mapping[str, str] = field(default_factory=dict)
 
     def prepare(self, assignment: Assignment, directory: Path) -> Launch:
         """The launch of an attempt.
@@ -60,15 +62,17 @@ class Launcher:
                 "CONFIG_INVALID", f"backend: this node has no {name!r}; install its distribution there"
             )
         try:
-            argv = tuple(backend.command(sys.executable, str(directory)))
+            argv = tuple(backend.command(self.interpreters.get(name, sys.executable), str(directory)))
         except backends.BackendError as error:
             raise LaunchRefusedError("CONFIG_INVALID", f"backend: {error}") from error
         return Launch(
-            warm=backend is backends.PEFT and assignment.setting("customization.method") not in _UNFORKED,
+            warm=backend is backends.PEFT
+            and name not in self.interpreters
+            and assignment.setting("customization.method") not in _UNFORKED,
             key=assignment.key,
             argv=argv,
             directory=directory,
-            environment=self._environment(assignment),
+            environment=self._environment(assignment, shares_packages=name not in self.interpreters),
             bounds=self._bounds(assignment),
         )
 
@@ -78,8 +82,11 @@ class Launcher:
             return Bounds()
         return Bounds(int(memory_gb * GIB) if memory_gb else None, int(cpus) if cpus else None)
 
-    def _environment(self, assignment: Assignment) -> dict[str, str]:
+    def _environment(self, assignment: Assignment, *, shares_packages: bool) -> dict[str, str]:
         environment = child_environment()
+        if not shares_packages:
+            # It would put the agent's torch before the one that the backend was installed with.
+            del environment["PYTHONPATH"]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(assignment.devices)
         # OpenMP's threads otherwise spin at each barrier: with one core too few (another trainer, our own processes)
         # a training on two cores fell from 200 to 10 tokens/s; sleeping instead, it kept 60.

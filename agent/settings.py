@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     """Keep one process, some 360 MB, that has imported what trainers need, and fork them from it: they begin in a third
     of a second instead of five. Default: if torch is installed, and 8 GB or more are offered, not merely declared."""
 
+    backend_python: dict[str, Path] = Field(default_factory=dict)
+    """Backend -> the Python of the environment that its trainers run in. Those not named run in the agent's own."""
+
     grace: timedelta = timedelta(seconds=10)
     """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
 
@@ -168,6 +171,16 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()
+
+    @field_validator("backend_python")
+    @classmethod
+    def _are_interpreters(cls, paths: dict[str, Path]) -> dict[str, Path]:
+        """Made absolute, and links in them kept: a virtual environment's Python is a link."""
+        absolute = {backend: path.expanduser().absolute() for backend, path in paths.items()}
+        for backend, path in absolute.items():
+            if not path.is_file() or not os.access(path, os.X_OK):
+                raise ValueError(f"{path}, named for {backend}, is no program that can be run")
+        return absolute
 
     @field_validator("ca_bundle")
     @classmethod

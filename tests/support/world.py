@@ -40,7 +40,7 @@ from controlplane.engine.requests import (
     ReportBatch,
 )
 from controlplane.engine.signals import Hints, Recent
-from controlplane.engine.submissions import Submissions, Submitted
+from controlplane.engine.submissions import Nobody, Submissions, Submitted
 from controlplane.engine.watches import Watches
 from controlplane.loops import running
 from controlplane.rpc.created import CreatedAnswer
@@ -199,7 +199,7 @@ class World:
         self.announcer = Announcer(recent=self.recent, bus=self.bus)
         self.recorder = Recorder(self.store, vault=self.vault, clock=self.clock, announce=self.announcer)
         files = FileBlobs(blobs)
-        preparer = Preparer(
+        prepare = Preparer(
             rules=self.rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=self.clock.now_us
         )
         self.jobs = Jobs(self.store, recorder=self.recorder, rules=self.rules)
@@ -224,7 +224,8 @@ class World:
         self.dispatcher = Dispatcher(self.recorder, rules=self.rules, prober=self.prober)
         self.submissions = Submissions(
             self.store,
-            preparing=preparer,
+            prepare=prepare,
+            crowd=Nobody(),
             clock=self.clock,
             waits=self.dispatcher.waits,
             announce=self.announcer,

@@ -29,9 +29,12 @@ def test_without_a_list_of_flags_it_is_fp32(tmp_path):
 
 
 @pytest.mark.parametrize("chosen", ["bf16", "fp32"])
-def test_the_request_asks_for_it(monkeypatch, chosen):
-    monkeypatch.setattr(precision, "fastest", lambda: chosen)
-    assert request.build(PLACES)["customization"]["precision"] == chosen
+def test_the_request_asks_for_it(chosen):
+    assert request.build(PLACES, fastest=chosen)["customization"]["precision"] == chosen
+
+
+def test_the_request_asks_for_this_machines():
+    assert request.build(PLACES)["customization"]["precision"] == precision.fastest()
 
 
 def test_the_committed_request_asks_for_one_that_the_api_knows():

@@ -4,7 +4,7 @@
     a crowd ──► frame ──► child: parse, check, seal, render; ONE transaction ──► frame ──► announced, answered
 
 One Python process is one core. Everything of a submit but gRPC and what follows from it is done in the child, so that
-gRPC has a core for itself (ADR 0018). The child is started by the first crowd and ended after a quiet time. It holds no
+gRPC has a core for itself (ADR 0027). The child is started by the first crowd and ended after a quiet time. It holds no
 state: what it owes when it is late or dead is taken in place, under the same uid, so that nothing is stored twice.
 """
 

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from agent import ports
 from agent.plan import Wanted
 from agent.run import AttemptKey
-from trainplane.wire.v1 import claim_pb2, commit_pb2, report_pb2, sync_pb2
+from trainplane.wire.v1 import claim_pb2, commit_pb2, probe_pb2, report_pb2, sync_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -192,3 +192,22 @@ _NEWS: dict[str, Callable[[Timestamp, dict[str, Any]], report_pb2.Report]] = {
     "published": _published,
     "metrics": _measured,
 }
+
+
+def probe_reply(found: ports.ProbeAnswer) -> probe_pb2.ProbeReply:
+    """What a look found."""
+    return probe_pb2.ProbeReply(
+        outcome=found.outcome.value,
+        reason=found.reason,
+        message=found.message,
+        findings=[
+            probe_pb2.ProbeReply.Finding(
+                check=each.check,
+                outcome=each.outcome.value,
+                reason=each.reason,
+                message=each.message,
+            )
+            for each in found.findings
+        ],
+        facts=found.facts,
+    )

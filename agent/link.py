@@ -183,7 +183,7 @@ class Link:
             return
 
         async def answer(found: ports.ProbeAnswer) -> None:
-            told = probe_pb2.ProbeReply(outcome=found.outcome.value, reason=found.reason, message=found.message)
+            told = convert.probe_reply(found)
             if self._nats is not None and self._nats.is_connected:
                 with contextlib.suppress(nats.errors.Error):
                     await self._nats.publish(reply, told.SerializeToString())

@@ -112,12 +112,26 @@ class ProbeOutcome(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeFinding:
+    """One look of a preflight's."""
+
+    check: str
+    outcome: ProbeOutcome
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeAnswer:
     """The outcome; with FAILED the reason why the job would fail for certain, and the words for people."""
 
     outcome: ProbeOutcome
     reason: str = ""
     message: str = ""
+    findings: tuple[ProbeFinding, ...] = ()
+    """Of a preflight."""
+    facts: str = ""
+    """Of a preflight: what was seen of model and datasets, as JSON."""
 
 
 class ControlPlane(Protocol):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from agent.inputs.failures import InputError
-from agent.ports import ProbeAnswer, ProbeOutcome
+from agent.ports import ProbeAnswer, ProbeFinding, ProbeOutcome
 from agent.sealing import SealError
 from agent.uploader.fetcher import ProbeWanted
 
@@ -31,6 +31,7 @@ _log = structlog.get_logger()
 WORKERS = 4
 WAITING = 32
 PROBE_SECONDS = 10.0
+_FACTS_BYTES = 200_000
 
 
 class Probes:
@@ -72,6 +73,8 @@ class Probes:
             return ProbeAnswer(ProbeOutcome.SKIPPED, message="the question cannot be read")
         try:
             async with asyncio.timeout(PROBE_SECONDS):
+                if wanted.preflight:
+                    return _preflown(await self._fetcher.preflight(wanted))
                 outcome = await self._fetcher.probe(wanted)
         except TimeoutError:
             return ProbeAnswer(ProbeOutcome.SKIPPED, message=f"no answer within {PROBE_SECONDS:g} s")
@@ -81,3 +84,14 @@ class Probes:
             return ProbeAnswer(failed, error.reason, str(error))
         _log.info("model probed", job_id=wanted.job_id, outcome=outcome)
         return ProbeAnswer(ProbeOutcome(outcome))
+
+
+def _preflown(found: dict[str, Any]) -> ProbeAnswer:
+    """A preflight's answer. What was seen of a model that is too much to tell is left out: it is then unknown."""
+    findings = tuple(
+        ProbeFinding(each["check"], ProbeOutcome(each["outcome"]), each["reason"], each["message"])
+        for each in found["findings"]
+    )
+    facts = json.dumps(found["facts"])
+    _log.info("preflight looked at", failed=[each.check for each in findings if each.outcome is ProbeOutcome.FAILED])
+    return ProbeAnswer(ProbeOutcome.PASSED, findings=findings, facts=facts if len(facts) <= _FACTS_BYTES else "")

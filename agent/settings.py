@@ -216,6 +216,7 @@ class Settings(BaseSettings):
             ca_bundle=None if self.ca_bundle is None else str(self.ca_bundle),
             allowed_hosts=self.allowed_hosts,
             allowed_networks=self.allowed_networks,
+            model_roots=tuple(map(str, self.model_root)),
         )
 
     def shown(self) -> dict[str, Any]:

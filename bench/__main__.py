@@ -11,9 +11,11 @@ from pathlib import Path
 
 import grpc
 
-from bench import events, first_step, machine, memory, ranks, report, start, submits, transfer, watchers
+from bench import estimates, events, first_step, machine, memory, ranks, report, start, submits, transfer, watchers
 
-BENCHMARKS = {module.NAME: module for module in (submits, start, first_step, events, watchers, memory, ranks, transfer)}
+BENCHMARKS = {
+    module.NAME: module for module in (submits, start, first_step, events, watchers, memory, ranks, estimates, transfer)
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

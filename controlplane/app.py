@@ -29,6 +29,7 @@ from controlplane.engine.intake import Intake
 from controlplane.engine.jobs import Jobs
 from controlplane.engine.log_reading import LogReader
 from controlplane.engine.logs import Logs
+from controlplane.engine.looks import Looks
 from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import BusUnavailable, StoreUnavailable
@@ -108,7 +109,8 @@ class _Services:
             waits=waits,
             announce=self.announcer,
         )
-        self.preflights = Preflights(store, rules=rules, vault=self.vault)
+        looks = Looks(vault=self.vault, bus=NatsProbes(connection), key_of=self.nodes.public_key, outbound=outbound)
+        self.preflights = Preflights(store, rules=rules, vault=self.vault, looks=looks)
         self.agents = Agents(
             nodes=self.nodes,
             claims=Claims(recorder, vault=self.vault),

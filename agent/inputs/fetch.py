@@ -112,7 +112,7 @@ def _model(job: FetchJob, inputs: Path, teller: Teller) -> Model:
         return _from_s3(job, wanted, wanted.name, inputs, teller)
     place = Place(job.project, job.directory, teller.expects, teller.waiting)
     if wanted.provider == "local":
-        found = Model(models.local_directory(wanted), wanted.name, "")
+        found = Model(models.local_directory(wanted, job.settings), wanted.name, "")
     else:
         found = models.from_hub(job.hub(), wanted, job.settings, place)
     return _with_weights(job, wanted, found, inputs, teller) if wanted.weights_url else found

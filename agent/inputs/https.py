@@ -13,6 +13,7 @@ import ssl
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -36,6 +37,20 @@ _RANGE_NOT_SATISFIABLE = 416
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _SILENCE_SECONDS = 30.0
 _BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first bytes of something, and how long all of it is. `name`: its last name, with the suffix."""
+
+    data: bytes
+    size_bytes: int
+    name: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is no more."""
+        return len(self.data) >= self.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,23 @@ class Download:
         except (http.client.HTTPException, OSError) as error:
             if is_disk_full(error):
                 raise InputError(DISK_FULL, f"{self.field}: the node's disk is full") from error
+            raise self._unavailable(getattr(error, "strerror", None) or type(error).__name__) from error
+
+    def beginning(self, size_bytes: int) -> Beginning:
+        """Its first bytes, and how long all of it is; a server that knows no ranges is not read further.
+
+        Raises:
+            InputError: as above.
+        """
+        name = PurePosixPath(urlsplit(self.url).path).name
+        try:
+            with self._opened({"range": f"bytes=0-{size_bytes - 1}"}) as answer:
+                if answer.status == _RANGE_NOT_SATISFIABLE:
+                    return Beginning(b"", 0, name)
+                told = answer.headers.get("content-range", "").rpartition("/")[2]
+                whole = int(told) if answer.status == 206 and told.isdigit() else self._length(answer)
+                return Beginning(answer.read(size_bytes), whole, name)
+        except (http.client.HTTPException, OSError) as error:
             raise self._unavailable(getattr(error, "strerror", None) or type(error).__name__) from error
 
     def _bring(self, target: Path, expects: Callable[[int], None]) -> None:

@@ -185,6 +185,39 @@ class Hub:
             done = api.create_commit(name, operations, repo_type=self.subject.kind, commit_message=message)
         return str(done.oid)
 
+    def beginning(self, snapshot: Snapshot, file: RemoteFile, size_bytes: int) -> bytes:
+        """A file's first bytes; nothing of it is kept.
+
+        Raises:
+            InputError: as above.
+        """
+        library = self._library()
+        url = library.hf_hub_url(
+            snapshot.name,
+            file.name,
+            repo_type=self.subject.kind,
+            revision=snapshot.commit,
+            endpoint=self.endpoint,
+        )
+        utils = library.utils
+        wanted = min(size_bytes, file.size_bytes)
+        if not wanted:
+            return b""
+        headers = {**utils.build_hf_headers(token=self.token or False), "range": f"bytes=0-{wanted - 1}"}
+        with (
+            self._blaming(snapshot.name, snapshot.revision),
+            utils.get_session().stream(
+                "GET", url, headers=headers, timeout=ANSWER_SECONDS, follow_redirects=True
+            ) as answer,
+        ):
+            utils.hf_raise_for_status(answer)
+            found = bytearray()
+            for piece in answer.iter_bytes():
+                found += piece
+                if len(found) >= wanted:
+                    break
+            return bytes(found[:wanted])
+
     def sibling(self, name: str) -> str | None:
         """`<name>-hf`, where many publishers keep the same weights as safetensors; None if it has none."""
         other = f"{name}-hf"

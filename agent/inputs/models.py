@@ -18,6 +18,7 @@ from agent.inputs.failures import (
     CONFIG_INVALID,
     MODEL_FORMAT_UNSUPPORTED,
     MODEL_NOT_FOUND,
+    STORAGE_DENIED,
     InputError,
 )
 from agent.inputs.hub import Hub, RemoteFile, Snapshot, is_whole
@@ -172,13 +173,20 @@ def _platform_token(settings: InputSettings) -> str | None:
         raise InputError(CONFIG_INVALID, "hub_token_file: the platform's hub token cannot be read") from error
 
 
-def local_directory(wanted: ModelWanted) -> Path:
+def local_directory(wanted: ModelWanted, settings: InputSettings) -> Path:
     """The directory that a local model names.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or none that this node's agent allows.
     """
     path = Path(wanted.name)
+    roots = [Path(root).resolve() for root in settings.model_roots]
+    if roots and not any(path.resolve().is_relative_to(root) for root in roots):
+        raise InputError(
+            STORAGE_DENIED,
+            f"{MODEL_NAME}: {path} is not below a directory that this node's agent allows "
+            f"({', '.join(settings.model_roots)}); see --model-root",
+        )
     if not path.is_dir():
         raise InputError(MODEL_NOT_FOUND, f"{MODEL_NAME}: there is no directory {path} on this node")
     return path

@@ -23,6 +23,7 @@ class InputSettings:
         ca_bundle: PEM file of authorities to trust beside the system's.
         allowed_hosts: names, or `*.name`, that https downloads may reach whatever their addresses are.
         allowed_networks: networks beside the public internet that https downloads may reach.
+        model_roots: directories below which a model of this node may lie; empty: anywhere.
     """
 
     cache_dir: str
@@ -32,6 +33,7 @@ class InputSettings:
     ca_bundle: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_networks: tuple[str, ...] = ()
+    model_roots: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `parse` reads back."""
@@ -44,5 +46,5 @@ class InputSettings:
         Raises:
             TypeError: an unknown or missing name.
         """
-        hosts, networks = tuple(document["allowed_hosts"]), tuple(document["allowed_networks"])
-        return cls(**{**document, "allowed_hosts": hosts, "allowed_networks": networks})
+        several = {name: tuple(document[name]) for name in ("allowed_hosts", "allowed_networks", "model_roots")}
+        return cls(**{**document, **several})

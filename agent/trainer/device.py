@@ -11,14 +11,15 @@ import torch
 
 from agent.trainer.data.order import PassCost
 from agent.trainer.failures import ConfigInvalid, PrecisionUnsupported
+from trainplane.backends.memory import CPU_PASS_TOKENS, GPU_PASS_TOKENS
 
 log = logging.getLogger("trainer")
 
-CPU_COST = PassCost(limit=512, overhead=64)
+CPU_COST = PassCost(limit=CPU_PASS_TOKENS, overhead=64)
 """A pass reads all weights once, which takes as long as computing some 60 tokens (135M parameters, 2 cores). More than
 a few hundred tokens a pass gain nothing, and take memory: 1,024, with logits over 49k words, made 3.5 GB."""
 
-GPU_COST = PassCost(limit=16384, overhead=1024)
+GPU_COST = PassCost(limit=GPU_PASS_TOKENS, overhead=1024)
 """A pass launches thousands of kernels whatever its size. The search for what fits begins at the limit."""
 
 _WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")

@@ -22,7 +22,9 @@ from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
 
 #: One child of a kind at a time for an attempt; whoever comes later waits.
-_LOCKS = {"ship": "segments", "fetch": "inputs", "probe": "probe"}
+_LOCKS = {"ship": "segments", "fetch": "inputs", "probe": "probe", "preflight": "probe"}
+#: Looks of different jobs, each bounded in time: none waits for another.
+_UNLOCKED = {"probe", "preflight"}
 
 
 def main() -> int:
@@ -32,7 +34,7 @@ def main() -> int:
     job = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     directory = Path(job["directory"])
     with (directory / f".{_LOCKS.get(job['command'], 'output')}.lock").open("w") as held:
-        if job["command"] != "probe":
+        if job["command"] not in _UNLOCKED:
             fcntl.flock(held, fcntl.LOCK_EX)
         try:
             answer = {"ok": True, **_carry_out(job, directory)}
@@ -42,15 +44,15 @@ def main() -> int:
             answer = {"ok": False, "reason": CONFIG_INVALID, "message": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
-    if job["command"] == "fetch":
-        # Downloads that one failure made pointless are not waited for.
+    if job["command"] in {"fetch", "preflight"}:
+        # Downloads that one failure made pointless, and looks that took too long, are not waited for.
         os._exit(0)
     return 0
 
 
 def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     adopt_ambient(job["ambient"])
-    if job["command"] in {"fetch", "probe", "push"}:
+    if job["command"] in {"fetch", "probe", "preflight", "push"}:
         return _input(job, directory)
     storage = open_storage(job["uri"], Access.parse(job["access"]))
     if job["command"] == "ship":
@@ -93,6 +95,10 @@ def _input(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     wanted = fetch.FetchJob.parse(job)
     if job["command"] == "push":
         return push.push(wanted, manifest.output_files(directory / "output"))
+    if job["command"] == "preflight":
+        from agent.uploader.preflight import preflight
+
+        return preflight(wanted)
     return fetch.fetch(wanted, telling.Teller()) if job["command"] == "fetch" else probe.probe(wanted)
 
 

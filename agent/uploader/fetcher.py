@@ -47,6 +47,8 @@ class ProbeWanted:
     project: str
     spec: Mapping[str, Any]
     secrets: Mapping[str, str]
+    preflight: bool = False
+    """Whether all that the job needs is looked at, for a job that may never be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,21 @@ class Fetcher:
         Raises:
             InputError: it cannot be had.
         """
+        return str((await self._looked(wanted, "probe"))["outcome"])
+
+    async def preflight(self, wanted: ProbeWanted) -> dict[str, Any]:
+        """Look at all that a job would need: `findings` and `facts`.
+
+        Raises:
+            InputError: the child ended without an answer.
+        """
+        return await self._looked(wanted, "preflight")
+
+    async def _looked(self, wanted: ProbeWanted, command: str) -> dict[str, Any]:
         directory = self.directory / "probes"
         directory.mkdir(exist_ok=True)
-        job = {**asdict(wanted), "command": "probe", "directory": str(directory), "reads_inputs": True}
-        child = await self._start(job, directory / "probe.log")
-        return str((await _answer(child, lambda _: None))["outcome"])
+        job = {**asdict(wanted), "command": command, "directory": str(directory), "reads_inputs": True}
+        return await _answer(await self._start(job, directory / "probe.log"), lambda _: None)
 
     async def _start(self, job: Mapping[str, Any], log: Path) -> Process:
         more = {

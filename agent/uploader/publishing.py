@@ -82,6 +82,19 @@ def check(output: Output) -> None:
         raise from_os_error(error, what=f"writing below {output.uri}") from error
 
 
+def look(output: Output) -> None:
+    """The same for a job that is not there: what is written is removed, and no name is used that a job's could be.
+
+    Raises:
+        UploadError: a job's publishing would fail.
+    """
+    try:
+        _refuse_foreign(output)
+        check_writable(output.storage)
+    except OSError as error:
+        raise from_os_error(error, what=f"writing below {output.uri}") from error
+
+
 def publish(output: Output, digest: str) -> dict[str, Any]:
     """Bring the staged output to its place, and prove it by reading all of it back. What `published` then reports.
 

@@ -10,7 +10,7 @@ import nats.errors
 from google.protobuf.message import DecodeError
 
 from controlplane.bus import bounds
-from controlplane.engine.ports import Probed
+from controlplane.engine.ports import Finding, Probed
 from trainplane.wire import subjects
 from trainplane.wire.v1 import probe_pb2
 
@@ -63,4 +63,11 @@ def _found(payload: bytes) -> Probed | None:
     outcome = _OUTCOMES.get(reply.outcome)
     if outcome is None:
         return None
-    return Probed(outcome, bounds.word(reply.reason), bounds.message(reply.message))
+    findings = tuple(
+        Finding(
+            bounds.message(each.check), _OUTCOMES[each.outcome], bounds.word(each.reason), bounds.message(each.message)
+        )
+        for each in reply.findings
+        if each.outcome in _OUTCOMES
+    )
+    return Probed(outcome, bounds.word(reply.reason), bounds.message(reply.message), findings, reply.facts)

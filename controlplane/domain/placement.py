@@ -117,6 +117,35 @@ def could_ever(need: Requirement, nodes: Iterable[Node]) -> bool:
     )
 
 
+def too_large(need: Requirement, nodes: Iterable[Node], memory_bytes: float, *, bounded: bool) -> str:
+    """Why no known device holds what a training is estimated to need; empty: one does.
+
+    Args:
+        need: of the job.
+        nodes: all known ones.
+        memory_bytes: for each device; of a job without devices: for its process.
+        bounded: whether a process is held to the host's memory that it asked for.
+    """
+    able = [node for node in nodes if could_ever(need, [node])]
+    if need.gpus:
+        # The smallest of those that a node would give: a job's devices all hold as much.
+        largest = max(
+            sorted((g.memory_bytes for g in _usable(need, node.inventory.gpus)), reverse=True)[need.gpus - 1]
+            for node in able
+        )
+        has = f"the largest {need.gpu_type or 'GPU'} has"
+    else:
+        largest = need.memory_bytes if bounded else max(node.inventory.memory_bytes for node in able)
+        has = "resources.memory_gb gives" if bounded else "the largest node has"
+    if memory_bytes <= largest:
+        return ""
+    whose = f"each {need.gpu_type or 'GPU'}" if need.gpus else "the host"
+    return (
+        f"needs about {memory_bytes / 2**30:.1f} GiB of memory on {whose}; {has} {largest / 2**30:.1f} GiB: lower "
+        "tuning_parameters.batch_size or max_sequence_length, set gradient_checkpointing, or train with method qlora"
+    )
+
+
 def _devices(need: Requirement) -> str:
     if not need.gpus:
         return f"{need.cpus} CPUs and {need.memory_bytes / 2**30:g} GiB"

@@ -378,13 +378,27 @@ class Bus(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What a node found when it looked at one thing that a job needs."""
+
+    check: str
+    outcome: str
+    """PASSED, FAILED or SKIPPED."""
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
-    """What a node found when it looked at a job's model."""
+    """What a node found when it looked at a job's model, or for a preflight at all that the job needs."""
 
     outcome: str
     """PASSED, FAILED or SKIPPED."""
     reason: str = ""
     message: str = ""
+    findings: tuple[Finding, ...] = ()
+    facts: str = ""
+    """What a preflight saw of model and datasets, as JSON."""
 
 
 class ProbeBus(Protocol):
@@ -426,6 +440,10 @@ class Outbound(Protocol):
 
     async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta) -> Answer:
         """Posts and never raises for what the other side does."""
+        ...
+
+    async def reach(self, url: str, *, deadline: timedelta) -> Answer:
+        """Asks for nothing (HEAD), without any header of the caller's; never raises for what the other side does."""
         ...
 
 

@@ -14,6 +14,8 @@ from controlplane.domain import placement, spec
 from controlplane.domain.errors import InvalidSpec, JobExists, Violation
 from controlplane.domain.preflight import Preflight
 from controlplane.engine import outputs
+from trainplane import backends
+from trainplane.backends.estimate import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from controlplane.domain.node import Node
     from controlplane.domain.placement import Capacity
     from controlplane.domain.spec import CheckedSpec, Rules
+    from controlplane.engine.looks import Looked, Looks
     from controlplane.engine.ports import Store, Transaction, Vault
 
 
@@ -44,12 +47,14 @@ class Preflights:
         store: is read only.
         rules: the platform's.
         vault: for telling whether a request is the same as a job of its name.
+        looks: at what the job needs.
     """
 
-    def __init__(self, store: Store, *, rules: Rules, vault: Vault) -> None:
+    def __init__(self, store: Store, *, rules: Rules, vault: Vault, looks: Looks) -> None:
         self._store = store
         self._rules = rules
         self._vault = vault
+        self._looks = looks
 
     async def look(self, body: bytes, *, project: str) -> Preflight:
         """Judges a request, and looks at what its job would need.
@@ -64,14 +69,21 @@ class Preflights:
         except InvalidSpec as error:
             return Preflight(violations=error.violations, judged=False)
         seen = await self._store.read(self._reader(checked, project))
-        need = checked.requirement
-        could = placement.could_ever(need, seen.nodes)
-        waits = placement.place(need, seen.free) is None
+        looked = await self._looks.make(checked, seen.free, project=project)
+        estimate = _estimate(checked, looked)
+        need, why = checked.requirement, ""
+        if not placement.could_ever(need, seen.nodes):
+            why = placement.why_not(need, seen.free)
+        elif estimate.gpu_memory_bytes is not None:
+            why = placement.too_large(need, seen.nodes, estimate.gpu_memory_bytes, bounded=_bounded(checked))
+        waits = not why and placement.place(need, seen.free) is None
         return Preflight(
             violations=seen.violations,
             warnings=checked.warnings,
-            infeasible_reason="" if could else placement.why_not(need, seen.free),
-            pending_reason=placement.why_not(need, seen.free) if could and waits else "",
+            infeasible_reason=why,
+            pending_reason=placement.why_not(need, seen.free) if waits else "",
+            checks=looked.checks,
+            estimate=estimate,
         )
 
     def _reader(self, checked: CheckedSpec, project: str) -> Callable[[Transaction], _Seen]:
@@ -94,3 +106,18 @@ class Preflights:
             return _Seen((Violation("artifacts.output_uri", taken.reason, said),), free)
 
         return read
+
+
+def _bounded(checked: CheckedSpec) -> bool:
+    """Whether the job asked for so much of the host's memory and is held to it."""
+    return "memory_gb" in checked.effective["resources"]
+
+
+def _estimate(checked: CheckedSpec, looked: Looked) -> Estimate:
+    """What the engine reckons that the training takes."""
+    reckon = getattr(backends.find(checked.backend), "estimate", None)
+    if reckon is None:  # see `trainplane.backends.backend.Estimating`
+        return Estimate.nothing(f"backend {checked.backend} does not estimate")
+    on_gpu = checked.requirement.gpus > 0
+    found: Estimate = reckon(checked.effective, looked.seen, on_gpu=on_gpu, tokens_per_second=0.0)
+    return found

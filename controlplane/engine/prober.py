@@ -48,6 +48,16 @@ def looks_elsewhere(effective: Mapping[str, Any]) -> bool:
     )
 
 
+def question(vault: Vault, key: bytes, told: Mapping[str, Any], secrets: Mapping[str, str]) -> bytes:
+    """What a node is told of a job that it is to look at, sealed to it, with the secrets that are its business.
+
+    Raises:
+        ValueError: its key is none.
+    """
+    business = {path: value for path, value in secrets.items() if path.startswith(_SECRETS)}
+    return vault.seal_to(key, {"job": json.dumps({**told, "secrets": business})})
+
+
 class Prober:
     """Asks nodes, some at once, and remembers which jobs were looked at."""
 
@@ -125,13 +135,8 @@ class Prober:
             if job is None or not effective:
                 return b""
             secrets = self._vault.open(kept.sealed, uid=uid) if kept and kept.sealed else {}
-            asked = {
-                "job_id": job.job_id,
-                "project": job.project,
-                "spec": json.loads(effective),
-                "secrets": {path: value for path, value in secrets.items() if path.startswith(_SECRETS)},
-            }
-            return self._vault.seal_to(key, {"job": json.dumps(asked)})
+            told = {"job_id": job.job_id, "project": job.project, "spec": json.loads(effective)}
+            return question(self._vault, key, told, secrets)
 
         try:
             return await self._store.read(read)

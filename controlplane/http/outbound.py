@@ -128,12 +128,23 @@ class GuardedClient:
 
     async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta) -> Answer:
         """Posts once; never raises for what the other side does."""
+        return await self._timed("POST", url, body=body, headers=headers, deadline=deadline)
+
+    async def reach(self, url: str, *, deadline: timedelta) -> Answer:
+        """Asks for nothing, and tells whether somebody answers there."""
+        return await self._timed("HEAD", url, body=b"", headers={}, deadline=deadline)
+
+    async def _timed(
+        self, method: str, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta
+    ) -> Answer:
         started = time.monotonic()
-        status, retry_after, detail, reached = await self._try(url, body=body, headers=headers, deadline=deadline)
+        status, retry_after, detail, reached = await self._try(
+            method, url, body=body, headers=headers, deadline=deadline
+        )
         return Answer(status, retry_after, detail, timedelta(seconds=time.monotonic() - started), reached)
 
     async def _try(
-        self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta
+        self, method: str, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta
     ) -> tuple[int, timedelta | None, str, bool]:
         try:
             target = URL(url)  # once: what is judged is what is connected to, whatever another parser makes of it
@@ -143,7 +154,9 @@ class GuardedClient:
                 return 0, None, "its address is not public and not allowed by setting", False
             async with (
                 asyncio.timeout(deadline.total_seconds()),
-                self._session.post(target, data=body, headers=dict(headers), allow_redirects=False) as answer,
+                self._session.request(
+                    method, target, data=body or None, headers=dict(headers), allow_redirects=False
+                ) as answer,
             ):
                 await answer.content.read(_DRAINED_BYTES)
                 return answer.status, _retry_after(answer.headers.get("retry-after")), _words(answer.status), True

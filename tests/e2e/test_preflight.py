@@ -8,11 +8,15 @@ from tests.support.stack import SEED, mock_spec
 
 
 def test_the_users_own_request_is_valid_and_cannot_run_on_a_node_of_other_devices(stack, node):
-    status, found = stack.http("POST", "/train:validate", SEED)
+    # With the fake trainer, for which no node asks the real hub and S3; test_preflight_of_the_seed has both.
+    status, found = stack.http("POST", "/train:validate", json.dumps(json.loads(SEED) | {"backend": "mock"}).encode())
     assert status == 200, found
     assert (found["valid"], found["feasible"]) == (True, False)
     assert found["infeasible_reason"] == "needs 4 x A100; no node has A100"
     assert [warning["field"] for warning in found["warnings"]] == ["customization.qlora"]
+    by_name = {check["name"]: check for check in found["checks"]}
+    assert (by_name["model"]["status"], by_name["webhook"]["status"]) == ("SKIPPED", "FAILED")
+    assert by_name["webhook"]["message"].startswith("callbacks.webhook_url: ")
     assert stack.http("GET", "/train/unique-train-id")[0] == 404
 
 

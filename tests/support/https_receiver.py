@@ -37,6 +37,8 @@ class HttpsReceiver:
         self.posted: list[Posted] = []
         self.down = threading.Event()
         self.refused = 0
+        self.looked = 0
+        """How often somebody has asked for nothing (HEAD)."""
         self._server = _Server(("127.0.0.1", 0), _handler(self), tls)
 
     @property
@@ -95,6 +97,13 @@ def _handler(receiver: HttpsReceiver) -> type[BaseHTTPRequestHandler]:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 receiver.posted.append(Posted(headers["host"], self.path, headers, body))
                 self.send_response(204)
+            self.end_headers()
+
+        def do_HEAD(self) -> None:
+            """As of an endpoint that takes events only."""
+            self.send_response(503 if receiver.down.is_set() else 405)
+            receiver.looked += 1
+            self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:

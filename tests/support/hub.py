@@ -384,13 +384,14 @@ class _Handler(BaseHTTPRequestHandler):
         data = file.data
         if file.name == self.hub.faults.altered:
             data = bytes(len(data) - 1) + b"!"
-        status, first = 200, 0
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("range") or ""):
+        status, first, end = 200, 0, len(data)
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range") or ""):
             status, first = 206, int(match[1])
+            end = min(end, int(match[2]) + 1) if match[2] else end
         whole = {"ETag": f'"{file.sha256}"', "accept-ranges": "bytes", **(headers or {})}
         if status == 206:
-            whole["content-range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-        self._send(status, data[first:], whole, large=file.lfs)
+            whole["content-range"] = f"bytes {first}-{end - 1}/{len(data)}"
+        self._send(status, data[first:end], whole, large=file.lfs)
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"content-type": "application/json"})

@@ -49,11 +49,11 @@ class Platform:
     events: HttpsReceiver
     up: Up
 
-    def curl(self, body: Path) -> tuple[int, Any]:
+    def curl(self, body: Path, path: str = "/train") -> tuple[int, Any]:
         """Post a file as users do; the status and the answer."""
         command = ["curl", "-sS", "-w", "\n%{http_code}", "-H", "content-type: application/json"]
         ran = subprocess.run(
-            [*command, "--data-binary", f"@{body}", f"{self.up.record['http']}/train"],
+            [*command, "--data-binary", f"@{body}", f"{self.up.record['http']}{path}"],
             check=True,
             capture_output=True,
             text=True,

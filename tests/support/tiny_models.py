@@ -79,6 +79,11 @@ def _config(architecture: str, *, blocks: int, positions: int) -> Any:
     )
 
 
+def write_tokenizer(directory: Path) -> None:
+    """The tiny models' tokenizer alone, for another model."""
+    _tokenizer(CHATML).save_pretrained(directory)
+
+
 def _tokenizer(chat_template: str | None):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -22,6 +22,7 @@ from controlplane.engine.intake import Intake
 from controlplane.engine.jobs import Jobs
 from controlplane.engine.log_reading import LogReader
 from controlplane.engine.logs import Logs
+from controlplane.engine.looks import Looks
 from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
 from controlplane.engine.ports import Answer, Probed
@@ -130,6 +131,7 @@ class Endpoints:
     """Status codes, Answers, or seconds (floats) to take before the next."""
     always: dict[str, int] = field(default_factory=dict)
     posts: list[Post] = field(default_factory=list)
+    reached: list[str] = field(default_factory=list)
 
     async def post(self, url: str, *, body: bytes, headers: Mapping[str, str], deadline: timedelta) -> Answer:
         self.posts.append(Post(url, body, headers, self.clock.monotonic()))
@@ -140,6 +142,11 @@ class Endpoints:
         if isinstance(answer, Answer):
             return answer
         return Answer(answer, None, "" if answer < 300 else f"answered {answer}", timedelta(0))
+
+    async def reach(self, url: str, *, deadline: timedelta) -> Answer:
+        self.reached.append(url)
+        status = self.always.get(url, 405)
+        return Answer(status, None, "" if status < 500 else f"answered {status}", timedelta(0))
 
     def ids(self, url: str) -> list[str]:
         """The `webhook-id` of every POST."""
@@ -230,7 +237,8 @@ class World:
             waits=self.dispatcher.waits,
             announce=self.announcer,
         )
-        self.preflights = Preflights(self.store, rules=self.rules, vault=self.vault)
+        looks = Looks(vault=self.vault, bus=self.probes, key_of=self.nodes.public_key, outbound=self.outbound)
+        self.preflights = Preflights(self.store, rules=self.rules, vault=self.vault, looks=looks)
         self.claims = Claims(self.recorder, vault=self.vault)
         self.intake = Intake(self.recorder)
         self.logs = Logs(self.store, blobs=files, hints=self.log_hints)

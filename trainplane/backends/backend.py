@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from trainplane.backends.estimate import Estimate
 
 #: (field, reason, description): what an engine refuses in a spec; `field` is a path from the spec's top.
 Finding = tuple[str, str, str]
@@ -38,4 +41,20 @@ class Backend(Protocol):
 
         Raises:
             BackendError: it cannot be started.
+        """
+
+
+class Estimating(Protocol):
+    """What an engine may have besides: without it, a preflight says that its needs are unknown."""
+
+    def estimate(
+        self, effective_spec: dict[str, Any], seen: dict[str, Any], *, on_gpu: bool, tokens_per_second: float
+    ) -> Estimate:
+        """What a training takes; what is unknown is None and says why; never raises for a spec that `validate` takes.
+
+        Args:
+            effective_spec: every default filled in.
+            seen: what a node has seen of model and datasets (docs/backends.md).
+            on_gpu: whether the devices are GPUs.
+            tokens_per_second: of jobs of this model and method on such a device; 0: there are none.
         """

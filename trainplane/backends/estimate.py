@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
+
+#: What an estimate is of.
+FIGURES = ("parameters", "trainable_parameters", "gpu_memory_bytes", "steps", "tokens", "seconds", "disk_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +38,8 @@ class Estimate:
     seconds: float | None = None
     disk_bytes: float | None = None
     unknown: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def nothing(cls, why: str) -> Self:
+        """Nothing is known, for one reason."""
+        return cls(unknown=dict.fromkeys(FIGURES, why))

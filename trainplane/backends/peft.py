@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainplane.backends import peft_config
+from trainplane.backends import peft_config, peft_estimate
 
 if TYPE_CHECKING:
     from trainplane.backends.backend import Finding
+    from trainplane.backends.estimate import Estimate
 
 
 class Peft:
@@ -29,6 +30,12 @@ class Peft:
             ),
             *peft_config.problems(effective_spec.get("customization", {})),
         ]
+
+    def estimate(
+        self, effective_spec: dict[str, Any], seen: dict[str, Any], *, on_gpu: bool, tokens_per_second: float
+    ) -> Estimate:
+        """What a training takes, as far as it is known."""
+        return peft_estimate.estimate(effective_spec, seen, on_gpu=on_gpu, tokens_per_second=tokens_per_second)
 
     def command(self, python: str, attempt_dir: str) -> list[str]:
         """Start the trainer's package; it reads `assignment.json` in the directory."""

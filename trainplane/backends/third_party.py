@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from trainplane.backends.backend import Backend, BackendError, Finding
+from trainplane.backends.estimate import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -71,6 +72,19 @@ class Guarded:
         except Exception as error:  # noqa: BLE001 - it may raise anything
             why = f"backend {self.name} failed to judge this request ({type(error).__name__}); tell its author"
             return [("backend", "BACKEND_BROKEN", why)]
+
+    def estimate(
+        self, effective_spec: dict[str, Any], seen: dict[str, Any], *, on_gpu: bool, tokens_per_second: float
+    ) -> Estimate:
+        """Its estimate; nothing is known where it has none, or fails to make one."""
+        reckon = getattr(self._inner, "estimate", None)
+        if not callable(reckon):
+            return Estimate.nothing(f"backend {self.name} does not estimate")
+        try:
+            found = reckon(effective_spec, seen, on_gpu=on_gpu, tokens_per_second=tokens_per_second)
+        except Exception as error:  # noqa: BLE001 - it may raise anything
+            return Estimate.nothing(f"backend {self.name} failed to estimate ({type(error).__name__})")
+        return found if isinstance(found, Estimate) else Estimate.nothing(f"backend {self.name} made no estimate")
 
     def command(self, python: str, attempt_dir: str) -> list[str]:
         """Its argv.

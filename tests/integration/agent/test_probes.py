@@ -117,3 +117,95 @@ async def test_a_question_that_cannot_be_read_is_passed_over(
     await until(lambda: control_plane.syncs)
     assert (await sent(control_plane, b"sealed to somebody else")).outcome == OUTCOMES.SKIPPED
     assert (await asked(control_plane)).outcome == OUTCOMES.PASSED
+
+
+def of_this_node(tmp_path: Path, output: str, **changes: Any) -> dict[str, Any]:
+    """The question whether a job would find all that it needs on this node."""
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n' * 7)
+    spec = {
+        "backend": "peft",
+        "base_model": {"provider": "local", "model_name": str(tmp_path / "model")},
+        "datasets": [{"source": (tmp_path / "rows.jsonl").as_uri(), "split": "train", "format": "jsonl"}],
+        "artifacts": {"output_uri": output, "log_uri": f"file://{tmp_path}/logs/deep/er/"},
+        **changes,
+    }
+    return {"job_id": "j", "project": "default", "spec": spec, "secrets": {}, "preflight": True}
+
+
+async def looked(control_plane: FakeControlPlane, question: dict[str, Any]) -> dict[str, tuple[int, str, str]]:
+    await until(lambda: control_plane.syncs)
+    box = SealedBox(PublicKey(control_plane.syncs[-1].public_key))
+    reply = await sent(control_plane, box.encrypt(json.dumps({"job": json.dumps(question)}).encode()))
+    assert reply.outcome == OUTCOMES.PASSED
+    return {each.check: (each.outcome, each.reason, each.message) for each in reply.findings}
+
+
+@pytest.fixture
+def safe_model(tmp_path: Path) -> None:
+    header = json.dumps({"model.layers.0.w.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(16)
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+
+
+@pytest.mark.usefixtures("safe_model")
+async def test_a_preflight_looks_at_all_that_a_job_needs_and_leaves_nothing(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
+) -> None:
+    agent.start()
+    before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(agent.data_dir)}
+    found = await looked(control_plane, of_this_node(tmp_path, f"file://{tmp_path}/out/a/"))
+    passed = (OUTCOMES.PASSED, "", "")
+    assert found == dict.fromkeys(("model", "datasets[0]", "output", "log"), passed)
+    new = {path for path in tmp_path.rglob("*") if not path.is_relative_to(agent.data_dir)} - before
+    assert new <= {tmp_path / "model" / "tokenizer.json", tmp_path / "rows.jsonl"}
+    assert [path for path in (agent.data_dir / "probes").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.usefixtures("safe_model")
+async def test_each_thing_that_is_wrong_is_told_of_its_own_check(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
+) -> None:
+    agent.start()
+    (tmp_path / "file").write_text("")
+    asked = of_this_node(tmp_path, f"file://{tmp_path}/file/out/")
+    (tmp_path / "rows.jsonl").write_text('{"text": 1}\n')
+    found = await looked(control_plane, asked)
+    assert {name: each[0] for name, each in found.items()} == {
+        "model": OUTCOMES.PASSED,
+        "datasets[0]": OUTCOMES.FAILED,
+        "output": OUTCOMES.FAILED,
+        "log": OUTCOMES.PASSED,
+    }
+    assert found["datasets[0]"][1] == "DATASET_INVALID"
+    assert "row 1 of" in found["datasets[0]"][2]
+    assert found["output"][1] == "STORAGE_DENIED"
+
+
+@pytest.mark.usefixtures("safe_model")
+async def test_a_model_outside_of_the_agent_s_roots_is_not_looked_at(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
+) -> None:
+    agent.start("--model-root", str(tmp_path / "elsewhere"))
+    found = await looked(control_plane, of_this_node(tmp_path, f"file://{tmp_path}/out/"))
+    assert found["model"][:2] == (OUTCOMES.FAILED, "STORAGE_DENIED")
+    assert "--model-root" in found["model"][2]
+
+
+@pytest.mark.usefixtures("safe_model")
+async def test_a_hub_that_is_silent_leaves_its_check_skipped_and_holds_up_no_other(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
+) -> None:
+    with HubMirror().running() as silent:
+        silent.faults.silent = True
+        agent.start("--hub-endpoint", silent.url)
+        model = {"provider": "huggingface", "model_name": NAME, "revision": "main"}
+        found = await looked(control_plane, of_this_node(tmp_path, f"file://{tmp_path}/out/", base_model=model))
+    assert (found["model"][0], found["datasets[0]"][0], found["output"][0]) == (
+        OUTCOMES.SKIPPED,
+        OUTCOMES.PASSED,
+        OUTCOMES.PASSED,
+    )
+    assert "not done within" in found["model"][2]

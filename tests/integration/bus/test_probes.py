@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.bus.connection import Connection, NatsAddress, connected
 from controlplane.bus.probes import NatsProbes
-from controlplane.engine.ports import Probed
+from controlplane.engine.ports import Finding, Probed
 from trainplane.wire import subjects
 from trainplane.wire.v1 import probe_pb2
 
@@ -46,6 +46,20 @@ async def test_a_node_is_asked_and_its_answer_is_heard(connection: Connection, c
     found = await NatsProbes(connection).probe("gpu-01", b"sealed", seconds=10)
     assert found == Probed("FAILED", "MODEL_NOT_FOUND", "base_model.model_name: none")
     assert asked == [b"sealed"]
+
+
+async def test_a_preflight_s_findings_and_facts_are_heard(connection: Connection, connections: Connections) -> None:
+    findings = [
+        probe_pb2.ProbeReply.Finding(check="model", outcome="PASSED"),
+        probe_pb2.ProbeReply.Finding(check="output", outcome="FAILED", reason="STORAGE_DENIED", message="no\0"),
+        probe_pb2.ProbeReply.Finding(check="of a later agent"),
+    ]
+    reply = probe_pb2.ProbeReply(outcome="PASSED", findings=findings, facts='{"model": {}}')
+    await node(connections, reply.SerializeToString())
+    found = await NatsProbes(connection).probe("gpu-01", b"sealed", seconds=10)
+    assert found is not None
+    assert found.findings == (Finding("model", "PASSED"), Finding("output", "FAILED", "STORAGE_DENIED", "no\ufffd"))
+    assert found.facts == '{"model": {}}'
 
 
 async def test_many_questions_at_once_get_their_own_answers(connection: Connection, connections: Connections) -> None:

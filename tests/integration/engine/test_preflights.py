@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from nacl.public import PrivateKey, SealedBox
 
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.job import State
-from controlplane.engine.ports import JobFilter
+from controlplane.engine.ports import Finding, JobFilter, Probed
 from controlplane.engine.preparing import Asked
+from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
+from trainplane.backends.estimate import FIGURES
 
 
 async def look(here, made):
@@ -86,3 +89,157 @@ async def test_a_secret_that_differs_makes_another_request_and_is_not_repeated(t
         assert "base_model.auth_token" in violation.description
         assert "hf_" not in str(violation)
         assert (await look(here, spec("j", base_model=model))).valid
+
+
+HUB = {
+    "backend": "peft",
+    "base_model": {"provider": "huggingface", "model_name": "owner/name", "auth_token": "hf_secret"},
+    "datasets": [{"source": "file:///data/rows.jsonl"}],
+    "artifacts": {"output_uri": "file:///out/", "status_stream_url": "https://stream.example.com/"},
+    "callbacks": {"webhook_url": "https://hooks.example.com/", "auth_header": "Bearer not-the-nodes-business"},
+}
+FACTS = {
+    "model": {
+        "config": {
+            "model_type": "llama",
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "vocab_size": 100,
+            "tie_word_embeddings": True,
+        },
+        "tensors": [
+            ["model.embed_tokens.weight", [100, 64], 1],
+            ["model.layers.*.self_attn.q_proj.weight", [64, 64], 2],
+            ["model.layers.*.mlp.up_proj.weight", [256, 64], 2],
+            ["model.layers.*.input_layernorm.weight", [64], 2],
+        ],
+        "bytes": 1_000_000,
+        "here": False,
+    },
+    "datasets": [{"bytes": 5000, "rows": 100, "tokens": 20, "longest": 40, "share": 0.5}],
+}
+NAMES = ("model", "datasets[0]", "output")
+
+
+def found_by(*findings, facts=FACTS):
+    told = {finding.check: finding for finding in (*(Finding(name, "PASSED") for name in NAMES), *findings)}
+    return Probed(
+        "PASSED", findings=tuple(told.values()), facts=json.dumps(facts) if isinstance(facts, dict) else facts
+    )
+
+
+@in_virtual_time
+async def test_a_node_looks_and_endpoints_are_reached_at_once_and_the_checks_say_who_looked(tmp_path):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        here.probes.answers["gpu-01"] = found_by(Finding("output", "FAILED", "STORAGE_DENIED", "artifacts.output_uri"))
+        here.outbound.always["https://hooks.example.com/"] = 503
+        began = here.clock.monotonic()
+        found = await look(here, spec("j", **HUB))
+        assert here.clock.monotonic() - began == pytest.approx(here.probes.seconds)
+        assert [(c.name, c.status.value, c.reason, c.node) for c in found.checks] == [
+            ("model", "PASSED", "", "gpu-01"),
+            ("datasets[0]", "PASSED", "", "gpu-01"),
+            ("output", "FAILED", "STORAGE_DENIED", "gpu-01"),
+            ("webhook", "FAILED", "ENDPOINT_UNREACHABLE", ""),
+            ("status_stream", "PASSED", "", ""),
+        ]
+        assert here.outbound.reached == ["https://hooks.example.com/", "https://stream.example.com/"]
+        assert here.outbound.posts == []
+        assert found.estimate.trainable_parameters == 16 * 2 * ((64 + 64) + (64 + 256))
+        assert found.estimate.steps == 100 // 8 + 1
+        assert found.estimate.tokens == 100 * 20
+        assert await jobs(here) == []
+
+
+@in_virtual_time
+async def test_what_a_node_is_told_is_sealed_to_it_and_holds_no_secret_that_is_not_its_business(tmp_path):
+    async with world(tmp_path) as here:
+        agent, key = Agent(here), PrivateKey.generate()
+        agent.public_key = bytes(key.public_key)
+        await agent.sync()
+        here.probes.answers["gpu-01"] = found_by()
+        found = await look(here, spec("j", **HUB))
+        ((node, sealed),) = here.probes.asked
+        assert (node, b"hf_secret" in sealed) == ("gpu-01", False)
+        told = json.loads(json.loads(SealedBox(key).decrypt(sealed))["job"])
+        assert told["secrets"] == {"base_model.auth_token": "hf_secret"}
+        assert told["preflight"] is True
+        assert "Bearer" not in json.dumps(told)
+        assert "hf_secret" not in repr(found)
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "node gpu-01 did not answer in time"),
+        (Probed("SKIPPED", "", "the question cannot be read"), "the question cannot be read"),
+    ],
+    ids=["none", "an older agent"],
+)
+async def test_a_node_that_does_not_look_leaves_its_checks_skipped_and_the_estimate_unknown(tmp_path, answer, why):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        if answer:
+            here.probes.answers["gpu-01"] = answer
+        found = await look(here, spec("j", **HUB))
+        assert [(c.name, c.status.value, c.message) for c in found.checks[:3]] == [
+            (name, "SKIPPED", why) for name in NAMES
+        ]
+        assert (found.valid, found.feasible) == (True, True)
+        assert found.estimate.parameters is found.estimate.gpu_memory_bytes is found.estimate.tokens is None
+        assert set(found.estimate.unknown) == set(FIGURES)
+
+
+async def test_without_a_node_nothing_is_made_up(tmp_path):
+    async with world(tmp_path) as here:
+        found = await look(here, spec("j", **HUB))
+        assert {check.status.value for check in found.checks[:3]} == {"SKIPPED"}
+        assert "no node is ready to look" in found.checks[0].message
+        assert found.infeasible_reason.endswith("no node has joined")
+
+
+@in_virtual_time
+async def test_a_job_whose_memory_fits_no_device_is_infeasible_in_words(tmp_path):
+    large = json.loads(json.dumps(FACTS))
+    large["model"]["config"]["num_hidden_layers"] = 100
+    for tensor in large["model"]["tensors"][1:]:
+        tensor[1] = [size * 200 for size in tensor[1]]
+        tensor[2] = 100
+    large["model"]["config"]["hidden_size"] = 64 * 200
+    async with world(tmp_path) as here:
+        await Agent(here, gpus=2).sync()
+        here.probes.answers["gpu-01"] = found_by(facts=large)
+        found = await look(here, spec("j", **HUB, resources={"gpus": 1}))
+        assert not found.feasible
+        assert found.infeasible_reason.startswith("needs about ")
+        assert "; the largest GPU has 24.0 GiB: lower tuning_parameters.batch_size" in found.infeasible_reason
+        here.probes.answers["gpu-01"] = found_by()
+        assert (await look(here, spec("j", **HUB, resources={"gpus": 1}))).feasible
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "",
+        "[]",
+        "{",
+        '{"model": 1, "datasets": 2}',
+        json.dumps({"model": FACTS["model"] | {"tensors": [["a.*.b.weight", [0, 1], 1]]}}),
+        json.dumps({"model": FACTS["model"] | {"config": {"hidden_size": "x"}}, "datasets": [{"rows": 1}]}),
+        json.dumps({"model": FACTS["model"] | {"tensors": [["x", [3], 1]]}, "datasets": []}),
+        json.dumps(FACTS | {"datasets": [FACTS["datasets"][0] | {"rows": -1}]}),
+        json.dumps(FACTS | {"datasets": FACTS["datasets"] * 3}),
+    ],
+)
+async def test_whatever_a_node_says_of_the_inputs_is_known_or_unknown_and_nothing_breaks(tmp_path, facts):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        here.probes.answers["gpu-01"] = found_by(facts=facts)
+        found = await look(here, spec("j", **HUB))
+        estimate = found.estimate
+        assert all(getattr(estimate, name) is not None or estimate.unknown[name] for name in FIGURES)
+        assert estimate.gpu_memory_bytes is None

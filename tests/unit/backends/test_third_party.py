@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from trainplane.backends import BackendError
+from trainplane.backends.estimate import Estimate
 from trainplane.backends.third_party import GROUP, loaded
 
 
@@ -32,7 +33,7 @@ def engine(**changed: Any) -> Any:
     return type("Changed", (Good,), changed)
 
 
-def raising(*_: Any) -> Any:
+def raising(*_: Any, **__: Any) -> Any:
     raise RuntimeError("it broke")
 
 
@@ -110,3 +111,21 @@ def test_one_that_fails_to_say_how_it_is_started_is_an_error_with_a_name(point, 
     found, _ = loaded([point("a", engine(command=said))], taken=[])
     with pytest.raises(BackendError, match="backend good"):
         found["good"].command("py", "/a")
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (engine(), "backend good does not estimate"),
+        (engine(estimate=raising), "backend good failed to estimate (RuntimeError)"),
+        (engine(estimate=lambda *_, **__: {"steps": 1}), "backend good made no estimate"),
+    ],
+)
+def test_of_one_that_makes_no_estimate_nothing_is_known(point, made, why):
+    found, _ = loaded([point("a", made)], taken=[])
+    assert found["good"].estimate({}, {}, on_gpu=True, tokens_per_second=0.0) == Estimate.nothing(why)
+
+
+def test_an_estimate_of_another_s_goes_through(point):
+    found, _ = loaded([point("a", engine(estimate=lambda *_, **__: Estimate(steps=7)))], taken=[])
+    assert found["good"].estimate({}, {}, on_gpu=True, tokens_per_second=0.0).steps == 7

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from controlplane.domain.attempt import Attempt, AttemptState
 from controlplane.domain.job import Requirement
 from controlplane.domain.node import Gpu, Inventory, Node, NodeState
-from controlplane.domain.placement import capacities, matches, place, why_not
+from controlplane.domain.placement import capacities, matches, place, too_large, why_not
 
 GIB = 2**30
 
@@ -97,3 +97,18 @@ def test_no_device_and_no_cpu_is_promised_twice(sizes, wishes):
         assert len(held) == len(set(held))
         assert set(held) <= {g.index for g in one.inventory.gpus}
         assert sum(a.cpus for a in charged if a.node == one.name) <= 32
+
+
+def test_what_fits_no_device_says_how_much_the_largest_has():
+    nodes = [node("a", gpus=4), node("b", gpus=1, kind="NVIDIA L4")]
+    assert too_large(Requirement(gpus=1), nodes, 79 * GIB, bounded=False) == ""
+    said = too_large(Requirement(gpus=4, gpu_type="A100"), nodes, 100 * GIB, bounded=False)
+    assert said.startswith("needs about 100.0 GiB of memory on each A100; the largest A100 has 80.0 GiB: lower ")
+
+
+def test_a_job_without_devices_has_the_memory_that_it_asked_for_or_its_node_s():
+    nodes = [node("a", memory_gb=64)]
+    need = Requirement(memory_bytes=8 * GIB)
+    assert too_large(need, nodes, 9 * GIB, bounded=False) == ""
+    assert "resources.memory_gb gives 8.0 GiB" in too_large(need, nodes, 9 * GIB, bounded=True)
+    assert "the largest node has 64.0 GiB" in too_large(need, nodes, 65 * GIB, bounded=False)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrainplane/wire/v1/probe.proto\x12\x12trainplane.wire.v1\"+\n\x0cProbeRequest\x12\x1b\n\x06sealed\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01R\x06sealed\"\xc9\x01\n\nProbeReply\x12@\n\x07outcome\x18\x01 \x01(\x0e\x32&.trainplane.wire.v1.ProbeReply.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\"G\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06PASSED\x10\x01\x12\n\n\x06\x46\x41ILED\x10\x02\x12\x0b\n\x07SKIPPED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrainplane/wire/v1/probe.proto\x12\x12trainplane.wire.v1\"+\n\x0cProbeRequest\x12\x1b\n\x06sealed\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01R\x06sealed\"\xb9\x03\n\nProbeReply\x12@\n\x07outcome\x18\x01 \x01(\x0e\x32&.trainplane.wire.v1.ProbeReply.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x42\n\x08\x66indings\x18\x04 \x03(\x0b\x32&.trainplane.wire.v1.ProbeReply.FindingR\x08\x66indings\x12\x14\n\x05\x66\x61\x63ts\x18\x05 \x01(\tR\x05\x66\x61\x63ts\x1a\x93\x01\n\x07\x46inding\x12\x14\n\x05\x63heck\x18\x01 \x01(\tR\x05\x63heck\x12@\n\x07outcome\x18\x02 \x01(\x0e\x32&.trainplane.wire.v1.ProbeReply.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\"G\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\n\n\x06PASSED\x10\x01\x12\n\n\x06\x46\x41ILED\x10\x02\x12\x0b\n\x07SKIPPED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROBEREQUEST']._serialized_start=54
   _globals['_PROBEREQUEST']._serialized_end=97
   _globals['_PROBEREPLY']._serialized_start=100
-  _globals['_PROBEREPLY']._serialized_end=301
-  _globals['_PROBEREPLY_OUTCOME']._serialized_start=230
-  _globals['_PROBEREPLY_OUTCOME']._serialized_end=301
+  _globals['_PROBEREPLY']._serialized_end=541
+  _globals['_PROBEREPLY_FINDING']._serialized_start=321
+  _globals['_PROBEREPLY_FINDING']._serialized_end=468
+  _globals['_PROBEREPLY_OUTCOME']._serialized_start=470
+  _globals['_PROBEREPLY_OUTCOME']._serialized_end=541
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,38 @@
+"""The memory that a training is estimated to take, held to what the trainer's own tensors come to at their fullest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.trainer.test_methods import PEFT_TELLS
+from tests.support.peaks import Case, estimated_bytes, peak_bytes, write_small_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{words}") for words in PEFT_TELLS]
+
+WHOLE = {"method": "full", "peft": {"use": False}}
+#: What `make bench` measures has more of them, and larger ones; the limit there is 25 %.
+CASES = (
+    Case("lora", {"method": "lora", "rank": 16}),
+    Case("a row longer than a pass", {"method": "lora", "rank": 16}, length=600, batch_size=2),
+    Case("dropout", {"method": "lora", "rank": 16, "lora_dropout": 0.1}, length=64),
+    Case("gradient checkpointing", {"method": "lora", "rank": 16}, tuning={"gradient_checkpointing": True}),
+    Case("dora of two modules", {"method": "dora", "rank": 8, "target_modules": ["q_proj", "v_proj"]}, length=64),
+    Case("full, one pass a step", WHOLE, batch_size=2),
+    Case("full, checkpointed", WHOLE, tuning={"gradient_checkpointing": True}, batch_size=4),
+    Case("prompt tuning", {"method": "prompt_tuning"}),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(tmp_path_factory.mktemp("models") / "small", vocabulary=1024, blocks=3)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_estimate_is_within_a_tenth_of_the_measured_peak(model: Path, case: Any) -> None:
+    assert estimated_bytes(model, case) == pytest.approx(peak_bytes(model, case), rel=0.1)

@@ -93,7 +93,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         reports = ReportSender(link)
         stack.callback(reports.close)
         logs = LogSender(link)
-        warm = _warm_trainers(settings, inventory)
+        warm = warm_trainers(settings, inventory)
         uploader = Uploader(environment, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
         supervisor = Supervisor(
@@ -134,7 +134,8 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         yield loops, supervisor
 
 
-def _warm_trainers(settings: Settings, inventory: Inventory) -> WarmTrainers | None:
+def warm_trainers(settings: Settings, inventory: Inventory) -> WarmTrainers | None:
+    """What forks trainers on this node; None: nothing does."""
     wanted = settings.warm_trainers
     if wanted is None:
         roomy = inventory.memory_bytes >= _WARM_FROM_BYTES

@@ -81,23 +81,37 @@ class WarmTrainers:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = time.monotonic()
-            line, server = self._spawn()
             try:
-                said = await self._first_word(line)
-                if said.get("ready"):
-                    self._line, pause = line, _FIRST_PAUSE_SECONDS
-                    _log.info("warm trainers ready", pid=server.pid, seconds=round(time.monotonic() - began, 1))
-                elif "unfit" in said:
-                    _log.error("no warm trainers: the process that imported what they need is unfit", why=said["unfit"])
-                    pause = _LAST_PAUSE_SECONDS
-                await processes.gone(server)
-            finally:
-                self._line = None
-                line.close()
-                self._end(server)
-            _log.warning("fork server ended", pid=server.pid, log=self._log_tail())
+                await self._serve()
+            except OSError as error:
+                _log.warning("fork server not started", why=str(error))
+            if time.monotonic() - began > _LAST_PAUSE_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE_SECONDS)
+
+    async def _serve(self) -> None:
+        """Have a server until it dies.
+
+        Raises:
+            OSError: there is no memory, or no process, for it.
+        """
+        began = time.monotonic()
+        line, server = self._spawn()
+        try:
+            said = await self._first_word(line)
+            if said.get("ready"):
+                self._line = line
+                _log.info("warm trainers ready", pid=server.pid, seconds=round(time.monotonic() - began, 1))
+            await processes.gone(server)
+        finally:
+            self._line = None
+            line.close()
+            self._end(server)
+        if "unfit" in said:
+            _log.error("no warm trainers: the process that imported what they need is unfit", why=said["unfit"])
+            await asyncio.Event().wait()  # what is imported would be the same the next time
+        _log.warning("fork server ended", pid=server.pid, log=self._log_tail())
 
     def can_fork(self, launch: Launch) -> bool:
         """Whether there is a server, and what is to be started is a program of its interpreter's."""
@@ -137,7 +151,8 @@ class WarmTrainers:
 
     def _spawn(self) -> tuple[socket.socket, Process]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, contextlib.ExitStack() as undone:
+            undone.callback(ours.close)
             pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-m", "agent.runners.forkserver", *self._modules, _PADDING],
@@ -152,6 +167,7 @@ class WarmTrainers:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM],
                 setsigmask=[],
             )
+            undone.pop_all()
         server = processes.identify(pid)
         if server is None:
             raise AssertionError(f"a child that nobody reaped, {pid}, vanished")

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -131,6 +132,14 @@ async def test_a_server_that_does_not_answer_is_ended_and_never_forks_a_second_t
         assert (launch.directory / "starts").read_text() == "x"
 
 
+async def test_a_server_that_cannot_be_started_is_started_when_it_can(tmp_path: Path) -> None:
+    home = tmp_path / "later"
+    async with serving(home, "tests.support.clock") as warm:
+        assert await said_by(LocalRunner(warm=warm), launch_of(tmp_path, IMPORTED)) is False
+        home.mkdir()
+        await eventually(lambda: warm.server)
+
+
 async def test_a_trainer_outlives_the_server(tmp_path: Path) -> None:
     async with serving(tmp_path) as warm:
         await eventually(lambda: warm.server)
@@ -154,13 +163,14 @@ async def test_a_server_left_by_a_former_agent_is_ended_before_anything_is_taken
         assert not processes.lives(server)
 
 
-async def test_a_process_with_threads_is_not_forked_from(tmp_path: Path) -> None:
+async def test_a_process_with_threads_is_not_forked_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with serving(tmp_path, "tests.support.starts_a_thread") as warm:
         await eventually((tmp_path / "forkserver.json").exists)
         server = processes.identify(json.loads((tmp_path / "forkserver.json").read_text())["pid"])
         assert server is not None
         await eventually(lambda: not processes.lives(server))
         assert warm.server is None
+        assert "unfit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -200,3 +210,27 @@ print(json.dumps(facts))
         launch = launch_of(tmp_path, code, CUDA_VISIBLE_DEVICES="3", OMP_NUM_THREADS="5")
         facts = await said_by(LocalRunner(warm=warm), launch)
     assert facts == {"threads": 1, "cuda": False, "devices": "3", "computing": 5, "offline": True}
+
+
+def test_no_import_asks_torch_for_a_device() -> None:
+    """On a host with GPUs the first question initialises CUDA, after which nothing may be forked."""
+    code = """
+import sys
+from agent.trainer.isolation import leave_out_libraries
+leave_out_libraries(quantizing=False)
+import torch
+asked = []
+def spying(name, function):
+    return lambda *arguments, **options: (asked.append(name), function(*arguments, **options))[1]
+for name in ("is_available", "device_count", "is_bf16_supported", "get_device_capability", "_lazy_init"):
+    setattr(torch.cuda, name, spying(name, getattr(torch.cuda, name)))
+import agent.trainer.preloading
+assert asked == [], asked
+torch.cuda.is_available()
+assert asked == ["is_available"]
+"""
+    environment = {**child_environment(), "OPENBLAS_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, timeout=PRELOADED_SECONDS, check=False
+    )
+    assert ran.returncode == 0, ran.stderr.decode()

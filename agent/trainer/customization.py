@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainplane.backends.peft_methods import Method
 
 ALL_LINEAR = "all-linear"
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "fp16", "fp32")
 FOUR_BIT_TYPES = ("nf4", "fp4")
 COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
 
@@ -93,7 +93,7 @@ def read(block: Fields, *, on_gpu: bool) -> Customization:
         )
     return Customization(
         method=method,
-        precision=block.choice("precision", "bf16", allowed=PRECISIONS, known=("fp16",)),
+        precision=block.choice("precision", "bf16", allowed=PRECISIONS, known=()),
         adapter=_adapter(block, method),
         quantization=_quantization(block.block("qlora")) if method == "qlora" else None,
     )

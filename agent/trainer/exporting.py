@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.trainer.reports import Reports
 
 MERGED, GGUF = "merged", "gguf"
-_TYPES_OF = {"bf16": "bf16", "fp32": "f32"}
+_TYPES_OF = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
 """GGUF's word for a job's precision."""
 
 

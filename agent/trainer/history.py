@@ -19,6 +19,8 @@ class History:
     padded_tokens: int = 0
     micro_batch_examples: int = 0
     seconds: float = 0.0
+    skipped_steps: int = 0
+    """In fp16: those whose gradient was too large for the loss's scale, and changed nothing."""
     first_epoch: list[int] = field(default_factory=list)
     """The examples that this rank trained on in the first epoch, by number, in order."""
     resumed_from: int = 0
@@ -32,3 +34,4 @@ class History:
         self.padded_tokens += step.padded_tokens
         self.micro_batch_examples = max(self.micro_batch_examples, step.micro_batch_examples)
         self.seconds += step.seconds
+        self.skipped_steps += step.skipped

@@ -1,6 +1,6 @@
 """Loads the base model and puts the adapter into it.
 
-bf16: the base weights are bf16 and frozen; the adapter is fp32, as PEFT's `autocast_adapter_dtype` has it,
+bf16, fp16: the base weights are so, and frozen; the adapter is fp32, as PEFT's `autocast_adapter_dtype` has it,
 because a step of learning rate x gradient is mostly below what bf16 can add to a weight (8 bits of mantissa). A method
 that trains weights of the base itself has those in fp32 for the same reason, and computes under autocast.
 Norms, softmax and the loss are fp32 inside the models and in `loss.py`.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agent.trainer.device import Device
     from agent.trainer.model_files import ModelFiles
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MIN_LENGTH = 8
 """Tokens; as in the spec's bounds of `max_sequence_length`."""
 LIBRARY_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -72,6 +72,8 @@ class AdaptedModel:
     """What is computed in where it is not the weights' own type."""
     allocation: Allocation | None = None
     """AdaLoRA's."""
+    scales_loss: bool = False
+    """Whether gradients go through fp16, whose least number is too large for many of them."""
 
     @property
     def base(self) -> Any:
@@ -203,8 +205,9 @@ def adapt(
         quantization=quantization,
         moves_base=adapter.moves_base,
         leading_logits=0 if customization.method == "prefix_tuning" else customization.virtual_tokens,
-        autocast=torch.bfloat16 if kind.trains_base and customization.precision == "bf16" else None,
+        autocast=DTYPES[customization.precision] if kind.trains_base and customization.precision != "fp32" else None,
         allocation=Allocation(model) if customization.method == "adalora" else None,
+        scales_loss=customization.precision == "fp16",
     )
 
 

@@ -122,6 +122,7 @@ def provenance(finished: Finished) -> dict[str, Any]:
             "effective_batch_size": assignment.tuning.batch_size,
             "micro_batch_size": max(rank.micro_batch_examples for rank in finished.ranks),
             "steps": len(history.losses),
+            "skipped_steps": history.skipped_steps,
             "resumed_from": history.resumed_from,
             "epochs": round(schedule.epoch(len(history.losses)), 4),
             "warmup_steps": schedule.warmup_steps,

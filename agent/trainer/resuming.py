@@ -87,6 +87,7 @@ class Checkpointing:
         ranks = trainer.group.gather(_rank_state(trainer, history))
         if trainer.group.first:
             state = {"identity": self._identity, "facts": self.facts, "losses": history.losses, "ranks": ranks}
+            state["scaler"] = trainer.scaler.state_dict()
             names = trainer.parameter_names
             weights = {name: p.detach().cpu() for name, p in zip(names, trainer.parameters, strict=True)}
             moments = {
@@ -146,6 +147,8 @@ class Checkpointing:
         with open(f"{directory}/state.json", "rb") as stream:  # noqa: PTH123 - other ranks have only its name
             state = json.load(stream)
         self.facts = state["facts"]
+        if trainer.scaler.is_enabled():
+            trainer.scaler.load_state_dict(state["scaler"])
         own = state["ranks"][trainer.group.rank]
         trainer.cost = PassCost(limit=own["limit"], overhead=trainer.cost.overhead)
         torch.set_rng_state(_tensor(own["random"]))

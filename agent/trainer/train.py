@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from agent.trainer.resuming import Checkpointing
     from agent.trainer.schedule import Schedule
 
+LEAST_SCALE = 1.0
+"""Of a loss in fp16: if its gradient is not finite even then, the training is not."""
+
 log = logging.getLogger("trainer")
 
 
@@ -50,7 +53,7 @@ class Step:
     loss: float
     learning_rate: float
     grad_norm: float
-    """Before clipping."""
+    """Before clipping; 0 of a step that was skipped."""
     tokens: int
     """Tokens of the effective batch's examples, padding not counted."""
     trained_tokens: int
@@ -60,6 +63,8 @@ class Step:
     micro_batch_examples: int
     """Of this rank's largest micro-batch."""
     seconds: float
+    skipped: bool = False
+    """The weights were left alone: in fp16 the scaled gradient was too large, and the next one is scaled by less."""
 
     @property
     def point(self) -> Point:
@@ -104,6 +109,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay, fused=True
         )
+        self.scaler = torch.amp.GradScaler(adapted.device.torch_device.type, enabled=adapted.scales_loss)
+        """In fp16 small gradients would be 0: the loss is multiplied by as much as still gives finite ones."""
 
     def run(
         self,
@@ -158,28 +165,16 @@ class Trainer:
         allocation = self.adapted.allocation
         if allocation is not None and self.group.first:
             # Once a step, whatever the micro-batches and the ranks; what is reported stays the loss of the tokens.
-            allocation.penalty().backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(allocation.penalty()).backward()  # type: ignore[no-untyped-call]
         failpoint(f"trainer.gradient-{number}")
         loss, any_wanted = self._add_up(own_loss, wanted=wanted)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf)
-        grad_norm = norm.item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise LossNotFinite(
-                f"tuning_parameters.learning_rate: at step {number} the loss is {loss} and its gradient's norm "
-                f"{grad_norm}; lower the learning rate, warm up longer, or look for broken rows"
-            )
-        rate = self.schedule.rate(number - 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        if allocation is not None:
-            allocation.after_step(number)
-        self.optimizer.zero_grad()
+        rate, grad_norm = self.schedule.rate(number - 1), self._descend(number, loss)
         made_step = Step(
             number=number,
             loss=loss,
             learning_rate=rate,
-            grad_norm=grad_norm,
+            grad_norm=grad_norm or 0.0,
+            skipped=grad_norm is None,
             tokens=sum(len(example) for example in batch),
             trained_tokens=trained_tokens,
             padded_tokens=padded_tokens(made, [len(example) for example in own]),
@@ -188,6 +183,31 @@ class Trainer:
             seconds=time.perf_counter() - began,
         )
         return made_step, any_wanted
+
+    def _descend(self, number: int, loss: float) -> float | None:
+        """Change the weights by the gradient; its norm before clipping, None if the step was skipped for its scale.
+
+        Raises:
+            LossNotFinite: see `run`.
+        """
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf).item()
+        scales = self.scaler.is_enabled() and self.scaler.get_scale() >= LEAST_SCALE
+        skipped = scales and not math.isfinite(norm)
+        if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
+            remedy = ", or ask for customization.precision bf16" if self.scaler.is_enabled() else ""
+            raise LossNotFinite(
+                f"tuning_parameters.learning_rate: at step {number} the loss is {loss} and its gradient's norm "
+                f"{norm}; lower the learning rate, warm up longer, or look for broken rows{remedy}"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(number - 1)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.adapted.allocation is not None and not skipped:
+            self.adapted.allocation.after_step(number)
+        self.optimizer.zero_grad()
+        return None if skipped else norm
 
     def _add_up(self, own_loss: torch.Tensor, *, wanted: bool) -> tuple[float, bool]:
         """Make every rank's gradient that of the whole effective batch, in one exchange; the loss of it.
@@ -231,7 +251,7 @@ class Trainer:
             )
             self.noise.expect(micro)
             loss = summed_loss(self.adapted, micro) / trained_tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             PULSE.beat()
         return total

@@ -28,7 +28,9 @@ def _device() -> None:
         pytest.skip("NO CUDA DEVICE HERE: the trainer's GPU path is not tested by this run")
 
 
-def train(directory: Path, model: Path, **tuning: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def train(
+    directory: Path, model: Path, *, precision: str = "bf16", export: dict[str, Any] | None = None, **tuning: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run the trainer as a process on device 0; its reports and its provenance."""
     directory.mkdir()
     rows = [
@@ -37,7 +39,8 @@ def train(directory: Path, model: Path, **tuning: Any) -> tuple[list[dict[str, A
     (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = {
         "base_model": {"provider": "local", "model_name": str(model)},
-        "customization": {"method": "lora", "rank": 8, "precision": "bf16"},
+        "customization": {"method": "lora", "rank": 8, "precision": precision},
+        "export": export or {},
         "datasets": [{"source": (directory / "rows.jsonl").as_uri()}],
         "tuning_parameters": {"learning_rate": 1e-2, "batch_size": 16, "num_epochs": 5, "seed": 1, **tuning},
     }
@@ -74,3 +77,19 @@ def test_checkpointing_activations_changes_memory_and_not_the_curve(tmp_path: Pa
     _, plain = train(tmp_path / "a", model)
     _, saved = train(tmp_path / "b", model, gradient_checkpointing=True)
     assert saved["losses"]["steps"] == pytest.approx(plain["losses"]["steps"], rel=2e-2)
+
+
+def test_lora_in_fp16_learns_with_its_loss_scaled_and_is_merged(tmp_path: Path, model: Path):
+    _, facts = train(tmp_path / "a", model, precision="fp16", export={"merged": True, "gguf": True})
+    _, wide = train(tmp_path / "b", model, precision="fp32")
+    assert facts["losses"]["last"] == pytest.approx(wide["losses"]["last"], rel=5e-2)
+    assert facts["training"]["skipped_steps"] <= 3
+    assert facts["exports"]["merged"]["dtype"] == "float16"
+    assert facts["exports"]["gguf"]["type"] == "f16"
+
+
+def test_fp16_goes_on_from_a_checkpoint_with_its_scale(tmp_path: Path, model: Path):
+    train(tmp_path / "a", model, precision="fp16", checkpoint_steps=5)
+    newest = max((tmp_path / "a" / "checkpoints").iterdir())
+    state = json.loads((newest / "state.json").read_text())
+    assert state["scaler"]["scale"] >= 1

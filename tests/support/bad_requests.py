@@ -341,6 +341,8 @@ def _contradictions() -> Iterator[BadRequest]:
     for method, block, field in BAD_METHODS:
         custom = {"method": method, **block}
         yield _local(f"{field} of {method}", "customization", custom, (f"customization.{field}", said))
+    half = {"method": "lora", "precision": "fp16"}
+    yield _local("fp16 on a CPU", "customization", half, ("customization.precision", said))
     yield _local("a push without a token", "export", {"push_to_hub": "owner/name"}, ("export.push_to_hub", said))
     for name in ("name", "owner/name/more", "../name", "owner/-", "https://hub/owner/name"):
         yield _local(f"a push to {name}", "export", {"push_to_hub": name}, ("export.push_to_hub", "MALFORMED"))

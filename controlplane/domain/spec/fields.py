@@ -153,7 +153,12 @@ _CUSTOMIZATION = (
         shape=shapes.MODULE,
         doc="Restricts training to these blocks; `layers.N` is the N-th decoder block.",
     ),
-    _text(name="precision", choices=("bf16", "fp32"), later=("fp16",), default="bf16", doc="The type computed in."),
+    _text(
+        name="precision",
+        choices=("bf16", "fp16", "fp32"),
+        default="bf16",
+        doc="The type computed in; fp16 on GPUs only, with the loss scaled.",
+    ),
     _block(name="qlora", fields=_QLORA, doc="Quantization of the base model; for method `qlora` only."),
     _block(name="peft", fields=_PEFT, doc="PEFT's own configuration."),
 )

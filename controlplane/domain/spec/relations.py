@@ -175,6 +175,12 @@ def _merged_whole(seen: Seen) -> str | None:
     return "method `full` publishes the whole model already: leave it out"
 
 
+def _half_on_cpu(seen: Seen) -> str | None:
+    if seen.effective["customization"]["precision"] != "fp16" or seen.effective["resources"]["gpus"]:
+        return None
+    return "a CPU does not train in fp16, whose range needs a GPU's loss scaling: ask for a GPU, or for bf16 or fp32"
+
+
 def _nothing_to_train_on(seen: Seen) -> str | None:
     datasets = seen.effective["datasets"]
     if datasets and all(dataset.get("split") == "eval" for dataset in datasets):
@@ -244,6 +250,9 @@ _RELATIONS = (
         ("tuning_parameters.batch_size", "tuning_parameters", "resources.gpus", "resources"),
         problem.CONTRADICTION,
         _batch,
+    ),
+    Relation(
+        ("customization.precision", "customization", "resources.gpus", "resources"), problem.CONTRADICTION, _half_on_cpu
     ),
     Relation(
         ("export.push_to_hub", "export", "base_model.auth_token", "base_model"),

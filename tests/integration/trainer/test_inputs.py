@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.integration.trainer.attempts import QUESTIONS, Attempt, failed_with
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HUB = {"provider": "huggingface", "model_name": "owner/name", "revision": "main"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,11 +23,15 @@ def fetched(attempt: Attempt) -> Attempt:
 
 
 def test_outputs_call_the_model_by_its_name_on_the_hub(fetched: Attempt):
+    path = fetched.directory / "assignment.json"
+    document = json.loads(path.read_text())
+    document["spec"]["export"] = {"merged": True, "gguf": True}
+    path.write_text(json.dumps(document))
     assert fetched.run() == 0, fetched.reports[-1]
     config = json.loads((fetched.output / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "owner/name"
     assert 'base_model: "owner/name"' in (fetched.output / "README.md").read_text()
-    for path in fetched.output.iterdir():
+    for path in filter(Path.is_file, fetched.output.rglob("*")):
         assert str(fetched.model).encode() not in path.read_bytes(), f"{path.name} names a path of this node"
 
 

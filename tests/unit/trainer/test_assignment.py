@@ -183,9 +183,10 @@ def test_ranks_that_cannot_share_devices_or_the_batch_are_refused():
         parse({"devices": [], "world_size": 3, "spec": SPEC})
 
 
-def test_fp16_on_a_gpu_comes_later():
-    with pytest.raises(NotYetSupported, match=r"^customization\.precision"):
-        parse({"devices": ["0"], "spec": {**SPEC, "customization": {"precision": "fp16"}}})
+def test_fp16_is_for_gpus():
+    """On CPUs it is refused, above."""
+    made = parse({"devices": ["0"], "spec": {**SPEC, "customization": {"precision": "fp16"}}})
+    assert made.customization.precision == "fp16"
 
 
 def test_a_deadline_is_read_before_the_rest():

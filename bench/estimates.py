@@ -1,19 +1,25 @@
-"""Memory as it is estimated before a job, against what the trainer's own tensors come to at their fullest."""
+"""What is estimated before a job, against what came: memory (the trainer's tensors at their fullest), and time.
+
+Time is estimated by what one job alike has measured, which trained a third as long.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
 
 from bench.report import Line
 from tests.support.peaks import Case, estimated_bytes, peak_bytes, write_small_model
-from tests.support.stack import ROOT
+from tests.support.stack import ROOT, Stack
 
 NAME = "estimates"
 LIMIT = 0.25
+FACTOR = 2.0
+_JOB_SECONDS = 240.0
 _LORA = {"method": "lora", "rank": 16}
 _TWO = {**_LORA, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}
 _FULL = {"method": "full", "peft": {"use": False}}
@@ -51,7 +57,57 @@ def measure(directory: Path) -> list[Line]:
                 ratio=ratio,
             )
         )
-    return lines
+    return [*lines, _time(directory / "stack", Path(models["llama"]))]
+
+
+def _time(directory: Path, model: Path) -> Line:
+    """A job, then the estimate for one alike that trains three times as long, then that one."""
+    directory.mkdir()
+    rows = "".join(f"{dumps({'text': f'{number} and one are {number + 1}. ' * 6})}\n" for number in range(96))
+    (directory / "rows.jsonl").write_text(rows)
+
+    def request(job_id: str, epochs: int) -> bytes:
+        return dumps(
+            {
+                "job_id": job_id,
+                "base_model": {"provider": "local", "model_name": str(model)},
+                "customization": {"method": "lora", "precision": "fp32"},
+                "datasets": [{"source": (directory / "rows.jsonl").as_uri()}],
+                "artifacts": {"output_uri": f"file://{directory}/{job_id}/"},
+                "tuning_parameters": {"num_epochs": epochs, "batch_size": 8},
+            }
+        ).encode()
+
+    stack = Stack(directory / "parts")
+    try:
+        stack.start()
+        stack.join("node-1", "--gpus", "0", "--cpus", "2", "--memory-gb", "8")
+        _run(stack, "first", request("first", 1))
+        estimate = stack.http("POST", "/train:validate", request("second", 3))[1]["estimate"]
+        _run(stack, "second", request("second", 3))
+    finally:
+        stack.stop()
+    took = loads((directory / "second" / "provenance.json").read_bytes())["training"]["seconds"]
+    found = estimate.get("seconds", 0.0)
+    return Line(
+        NAME,
+        "training time after one job alike, a third as long",
+        f"{found:.1f} s estimated",
+        f"within a factor of {FACTOR:g}",
+        passed=1 / FACTOR <= found / took <= FACTOR,
+        reference=f"{took:.1f} s taken",
+        ratio=found / took,
+    )
+
+
+def _run(stack: Stack, job_id: str, body: bytes) -> None:
+    status, answer = stack.http("POST", "/train", body)
+    assert status == 200, answer
+    end = time.monotonic() + _JOB_SECONDS
+    while (job := stack.http("GET", f"/train/{job_id}")[1])["state"] not in {"SUCCEEDED", "FAILED"}:
+        assert time.monotonic() < end, f"{job_id} is {job['state']} after {_JOB_SECONDS} s"
+        time.sleep(0.2)
+    assert job["state"] == "SUCCEEDED", job["message"]
 
 
 def _both(model: Path, case: Case) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from controlplane.domain import placement, spec
 from controlplane.domain.errors import InvalidSpec, JobExists, Violation
 from controlplane.domain.preflight import Preflight
-from controlplane.engine import outputs
+from controlplane.engine import history, outputs
 from trainplane import backends
 from trainplane.backends.estimate import Estimate
 
@@ -70,7 +70,8 @@ class Preflights:
             return Preflight(violations=error.violations, judged=False)
         seen = await self._store.read(self._reader(checked, project))
         looked = await self._looks.make(checked, seen.free, project=project)
-        estimate = _estimate(checked, looked)
+        speed = await self._store.read(lambda tx: self._speed(tx, checked, looked, project))
+        estimate = _estimate(checked, looked, tokens_per_second=speed)
         need, why = checked.requirement, ""
         if not placement.could_ever(need, seen.nodes):
             why = placement.why_not(need, seen.free)
@@ -85,6 +86,14 @@ class Preflights:
             checks=looked.checks,
             estimate=estimate,
         )
+
+    def _speed(self, tx: Transaction, checked: CheckedSpec, looked: Looked, project: str) -> float:
+        """How fast jobs like it have trained on what it would get; 0: not known."""
+        node = next((each for each in tx.nodes() if each.name == looked.node), None)
+        device = history.device_of(node, checked.requirement) if node is not None else ""
+        if not device:
+            return 0.0
+        return history.tokens_per_second(tx, checked.effective, device, project=project, rules=self._rules)
 
     def _reader(self, checked: CheckedSpec, project: str) -> Callable[[Transaction], _Seen]:
         """What of a submit's checks needs the database; the answer to a repeat is the job that is there."""
@@ -113,11 +122,11 @@ def _bounded(checked: CheckedSpec) -> bool:
     return "memory_gb" in checked.effective["resources"]
 
 
-def _estimate(checked: CheckedSpec, looked: Looked) -> Estimate:
+def _estimate(checked: CheckedSpec, looked: Looked, *, tokens_per_second: float) -> Estimate:
     """What the engine reckons that the training takes."""
     reckon = getattr(backends.find(checked.backend), "estimate", None)
     if reckon is None:  # see `trainplane.backends.backend.Estimating`
         return Estimate.nothing(f"backend {checked.backend} does not estimate")
     on_gpu = checked.requirement.gpus > 0
-    found: Estimate = reckon(checked.effective, looked.seen, on_gpu=on_gpu, tokens_per_second=0.0)
+    found: Estimate = reckon(checked.effective, looked.seen, on_gpu=on_gpu, tokens_per_second=tokens_per_second)
     return found

@@ -7,10 +7,13 @@ import json
 import pytest
 from nacl.public import PrivateKey, SealedBox
 
+from controlplane.domain import news as n
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.job import State
+from controlplane.domain.metrics import Measured
 from controlplane.engine.ports import Finding, JobFilter, Probed
 from controlplane.engine.preparing import Asked
+from controlplane.engine.requests import AttemptReports, Output, Report, ReportBatch
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
 from trainplane.backends.estimate import FIGURES
@@ -243,3 +246,43 @@ async def test_whatever_a_node_says_of_the_inputs_is_known_or_unknown_and_nothin
         estimate = found.estimate
         assert all(getattr(estimate, name) is not None or estimate.unknown[name] for name in FIGURES)
         assert estimate.gpu_memory_bytes is None
+
+
+async def trained(here, agent, job_id, speeds, **blocks):
+    """A job that measured these speeds, step by step, and succeeded."""
+    ref = await here.placed(job_id, agent, **blocks)
+    series = {"tokens_per_second": speeds, "loss": [1.0] * len(speeds)}
+    rows = [Report(0, None, None, Measured(range(1, len(speeds) + 1), series))]
+    await here.intake.report(ReportBatch(agent.node, agent.incarnation, [AttemptReports(ref, 1, rows)]))
+    await agent.report(ref, 2, n.Started(1), n.Finished(1))
+    await agent.commit(ref)
+    await agent.report(ref, 4, n.Published(1), output=Output("file:///out/", "d1", ()))
+    assert (await here.job(job_id)).state is State.SUCCEEDED
+
+
+async def seconds(here, **changes):
+    return (await look(here, spec("asked", **(LIKE | changes)))).estimate.seconds
+
+
+LIKE = HUB | {"base_model": {"provider": "local", "model_name": "/models/small"}}
+
+
+@in_virtual_time
+async def test_time_comes_from_jobs_alike_that_have_finished_and_from_no_others(tmp_path):
+    async with world(tmp_path) as here:
+        agent = Agent(here, gpus=1)
+        await agent.sync()
+        here.probes.answers["gpu-01"] = found_by()
+        assert await seconds(here) is None
+        own = LIKE | {"callbacks": {}, "artifacts": {"output_uri": "file:///out/one/"}}
+        await trained(here, agent, "one", [5.0, 10.0, 200.0, 100.0, 200.0, 100.0], **own)
+        assert await seconds(here) == pytest.approx(2000 / (4 / (2 / 100 + 2 / 200)))
+        for other in (
+            {"customization": {"method": "dora"}},
+            {"customization": {"method": "lora", "precision": "fp32"}},
+            {"base_model": {"provider": "local", "model_name": "/models/other"}},
+            {"resources": {"gpus": 1}},
+            {"tuning_parameters": {"gradient_checkpointing": True}},
+        ):
+            assert await seconds(here, **other) is None, other
+        assert await seconds(here, customization={"method": "lora", "rank": 4}) is not None

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 _DEFAULT_BACKEND = "peft"
-#: bitsandbytes asks CUDA for its devices while it is imported: it cannot be imported before a fork.
-_UNFORKED = frozenset({"qlora"})
 
 
 class LaunchRefusedError(Exception):
@@ -66,9 +64,7 @@ class Launcher:
         except backends.BackendError as error:
             raise LaunchRefusedError("CONFIG_INVALID", f"backend: {error}") from error
         return Launch(
-            warm=backend is backends.PEFT
-            and name not in self.interpreters
-            and assignment.setting("customization.method") not in _UNFORKED,
+            warm=backend is backends.PEFT and name not in self.interpreters,
             key=assignment.key,
             argv=argv,
             directory=directory,

@@ -36,11 +36,14 @@ def leave_out_libraries(*, quantizing: bool) -> None:
     for each rank. To every import system a module that is None in `sys.modules` is not there.
 
     Args:
-        quantizing: whether the base model will be quantized, which bitsandbytes does.
+        quantizing: whether the base model will be quantized, which bitsandbytes does. It asks CUDA for devices at its
+            import, so the process that a trainer was forked from has taken it for missing until now.
     """
     sys.modules["boto3"] = None  # type: ignore[assignment]  # accelerate's; the uploader has storage's secrets, not we
     if not quantizing:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+    elif sys.modules.get("bitsandbytes", sys) is None:
+        del sys.modules["bitsandbytes"]
 
 
 def isolate(devices: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from agent import cgroups
 from tests.integration.agent.conftest import Agent, alive
 from tests.support.eventually import eventually
 from tests.support.tiny_models import write_tiny_model
@@ -65,18 +66,27 @@ async def published(job: Job, output: Path) -> str:
     return hashlib.sha256((output / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-async def test_a_forked_training_ends_in_the_bytes_of_a_spawned_one(
+async def test_forked_trainings_end_in_the_bytes_of_spawned_ones(
     control_plane: FakeControlPlane, agent: Agent, tmp_path: Path, model: Path
 ) -> None:
-    agent.start(TRAINPLANE_AGENT_WARM_TRAINERS="false")
-    cold = await published(await control_plane.assign(spec(tmp_path, model, "cold")), tmp_path / "cold")
-    await agent.terminate()
-    assert agent.events("warm trainers ready") == []
-    await warmed_up(agent)
-    for output in ("first", "second"):
-        job = await control_plane.assign(spec(tmp_path, model, output))
-        assert await published(job, tmp_path / output) == cold
-        assert job.logs[0].count(b"Error") == 0
+    """Also where one quantizes, with a library that the process they are forked from takes for missing."""
+    methods = ("lora", "qlora", "lora")
+    digests = {}
+    for start in ("spawned", "forked"):
+        if start == "forked":
+            await warmed_up(agent)
+        else:
+            agent.start(TRAINPLANE_AGENT_WARM_TRAINERS="false")
+        for turn, method in enumerate(methods):
+            output = f"{start}-{turn}"
+            asked = spec(tmp_path, model, output)
+            asked["customization"] |= {"method": method, "precision": "fp32" if method == "lora" else "bf16"}
+            digests[start, turn] = await published(await control_plane.assign(asked), tmp_path / output)
+        await agent.terminate()
+        assert bool(agent.events("warm trainers ready")) == (start == "forked")
+    assert [digests["forked", turn] for turn in range(3)] == [digests["spawned", turn] for turn in range(3)]
+    assert digests["forked", 0] == digests["forked", 2] != digests["forked", 1]
+    assert agent.events("trainer not forked") == []
 
 
 async def test_a_forked_trainer_of_a_killed_agent_is_taken_back_and_stopped(
@@ -124,3 +134,21 @@ async def test_the_death_of_a_forked_rank_ends_the_attempt_with_its_number(
     assert failed.reason == "TRAINER_CRASHED"
     assert failed.message.startswith("rank 1 was ended by SIGKILL")
     assert not any(alive(pid) for pid in ranks.values())
+
+
+async def test_a_forked_trainer_is_bound_like_a_spawned_one(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path, model: Path
+) -> None:
+    """What it shares with the server is not charged to it; what it takes itself is."""
+    bounds = cgroups.found()
+    if "memory" not in bounds.enforced:
+        pytest.skip(f"this host enforces no bounds: {bounds.shown()}")
+    agent.flags = ()
+    server = await warmed_up(agent)
+    tight = spec(tmp_path, model, "out", max_steps=1_000_000) | {"resources": {"cpus": 1, "memory_gb": 0.03125}}
+    job = await control_plane.assign(tight)
+    failed = await eventually(lambda: job.last("failed"), deadline_seconds=ENDED_SECONDS)
+    assert failed.reason == "OUT_OF_MEMORY_HOST"
+    assert failed.message.startswith("resources.memory_gb: the trainer needed more than its 0.03125 GiB")
+    assert alive(server)
+    assert agent.events("trainer not forked") == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -64,7 +65,10 @@ def preflight(job: FetchJob) -> dict[str, Any]:
     pool.shutdown(wait=False, cancel_futures=True)
     findings = {name: _finding(name, made) for name, made in started.items()}
     seen = {name: made.result() for name, made in started.items() if findings[name]["outcome"] == PASSED}
-    facts: dict[str, Any] = {"datasets": [None] * len(datasets)}
+    facts: dict[str, Any] = {
+        "datasets": [None] * len(datasets),
+        "disk_free_bytes": shutil.disk_usage(job.directory).free,
+    }
     if model := seen.get("model"):
         facts["model"] = model.facts()
     samples = {index: seen[name] for index in datasets if (name := f"datasets[{index}]") in seen}

@@ -7,12 +7,13 @@ body ─ check ─► violations? that is the answer
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from controlplane.domain import placement, spec
 from controlplane.domain.errors import InvalidSpec, JobExists, Violation
-from controlplane.domain.preflight import Preflight
+from controlplane.domain.preflight import Check, CheckStatus, Preflight
 from controlplane.engine import history, outputs
 from trainplane import backends
 from trainplane.backends.estimate import Estimate
@@ -65,7 +66,7 @@ class Preflights:
         """
         raw = spec.parse(body)
         try:
-            checked = spec.check(raw, rules=self._rules, fallback_job_id="preflight")
+            checked = spec.check(raw, rules=self._rules, fallback_job_id=f"preflight-{secrets.token_hex(8)}")
         except InvalidSpec as error:
             return Preflight(violations=error.violations, judged=False)
         seen = await self._store.read(self._reader(checked, project))
@@ -83,7 +84,7 @@ class Preflights:
             warnings=checked.warnings,
             infeasible_reason=why,
             pending_reason=placement.why_not(need, seen.free) if waits else "",
-            checks=looked.checks,
+            checks=(*looked.checks, *_disk(looked, estimate)),
             estimate=estimate,
         )
 
@@ -115,6 +116,22 @@ class Preflights:
             return _Seen((Violation("artifacts.output_uri", taken.reason, said),), free)
 
         return read
+
+
+def _disk(looked: Looked, estimate: Estimate) -> tuple[Check, ...]:
+    """Whether the node that looked has room for what the job would bring and leave there; none where nobody looked."""
+    free = looked.seen.get("disk_free_bytes")
+    if free is None:
+        return ()
+    if estimate.disk_bytes is None:
+        return (Check("disk", CheckStatus.SKIPPED, message=estimate.unknown["disk_bytes"], node=looked.node),)
+    if estimate.disk_bytes <= free:
+        return (Check("disk", CheckStatus.PASSED, node=looked.node),)
+    said = (
+        f"base_model: the job needs about {estimate.disk_bytes / 2**30:.1f} GiB of the node's disk, and "
+        f"{free / 2**30:.1f} GiB are free: make room there, or let another node take it"
+    )
+    return (Check("disk", CheckStatus.FAILED, "DISK_FULL", said, looked.node),)
 
 
 def _bounded(checked: CheckedSpec) -> bool:

@@ -5,19 +5,23 @@ whose it is, while all others pass; no event, no object, no job is left, and no 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.platform import SEED_FILE, dataset, platform
+from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 pytestmark = pytest.mark.timeout(300)
 ROWS = 64
-CHECKS = ["model", "datasets[0]", "output", "log", "webhook", "status_stream"]
+CHECKS = ["model", "datasets[0]", "output", "log", "webhook", "status_stream", "disk"]
 SECRETS = ("hf_xxx", "hf_wrong", "mytoken", "own-secret-of-the-agent")
 
 
@@ -146,6 +150,19 @@ def test_as_it_is_every_check_passes_and_what_it_takes_is_told(running, tmp_path
     assert estimate["gpu_memory_bytes"] < 2**30
     assert set(estimate["unknown"]) == {"seconds"}
     assert running.webhook.looked == running.events.looked == 1
+    nothing_left(running)
+
+
+def test_the_command_shows_it_as_a_table_and_ends_by_it(running, tmp_path):
+    environment = os.environ | {"TRAINPLANE_ADDRESS": running.up.record["grpc"]}
+    command = [sys.executable, "-m", "trainplane.cli", "validate", str(SEED_FILE)]
+    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(CHECKS)]] == CHECKS
+    assert lines[-1] == "valid"
+    assert "trained             2.69k" in lines
+    assert "customization.qlora" in ran.stderr
     nothing_left(running)
 
 

@@ -163,4 +163,6 @@ def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | Non
         fetched += 0 if str(of["source"]).startswith("file://") else look["bytes"]
     model = seen["model"]
     output = moved.count * _FP32
-    return float((0 if model["here"] else model["bytes"]) + fetched + output * (1 + _CHECKPOINTS))
+    wanted = spec.get("export") or {}
+    exported = model["bytes"] * sum(bool(wanted.get(form)) for form in ("merged", "gguf"))
+    return float((0 if model["here"] else model["bytes"]) + fetched + output * (1 + _CHECKPOINTS) + exported)

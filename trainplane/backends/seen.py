@@ -12,7 +12,7 @@ _LARGEST = 1e18
 
 
 def parse(text: str) -> dict[str, Any]:
-    """`model` {config, tensors, bytes, here} and `datasets` [{bytes, rows, tokens, longest, share} or None].
+    """What was seen of `model` and `datasets`, in the form of docs/backends.md, and `disk_free_bytes`.
 
     What is not of that form is left out: unknown.
     """
@@ -24,6 +24,8 @@ def parse(text: str) -> dict[str, Any]:
     if not isinstance(told, dict):
         return found
     model, datasets = told.get("model"), told.get("datasets")
+    if _is_amount(told.get("disk_free_bytes")):
+        found["disk_free_bytes"] = told["disk_free_bytes"]
     if isinstance(model, dict) and _is_model(model):
         found["model"] = model
     if isinstance(datasets, list):

@@ -286,3 +286,14 @@ async def test_time_comes_from_jobs_alike_that_have_finished_and_from_no_others(
         ):
             assert await seconds(here, **other) is None, other
         assert await seconds(here, customization={"method": "lora", "rank": 4}) is not None
+
+
+@in_virtual_time
+@pytest.mark.parametrize(("free", "status"), [(10**9, "PASSED"), (10**5, "FAILED"), (0, "FAILED")])
+async def test_a_node_without_room_for_what_a_job_brings_is_told(tmp_path, free, status):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        here.probes.answers["gpu-01"] = found_by(facts=FACTS | {"disk_free_bytes": free})
+        check = (await look(here, spec("j", **HUB))).checks[-1]
+        assert (check.name, check.status.value, check.node) == ("disk", status, "gpu-01")
+        assert (check.reason == "DISK_FULL") == (status == "FAILED")

@@ -17,6 +17,7 @@ import torch
 from gguf.quants import quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
+from agent.trainer.pulse import PULSE
 from trainplane.backends import gguf_support
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def write(model: Path, target: Path, *, kind: str, name: str) -> dict[str, Any]:
         writer.write_tensor_data(factors)
     for tensor in tensors:
         writer.write_tensor_data(_content(tensor, config))
+        PULSE.beat()
     writer.close()
     found = {tensor.name: tensor.n_bytes for tensor in gguf.GGUFReader(target).tensors}
     if any(found.get(tensor.gguf_name) != tensor.nbytes for tensor in tensors):

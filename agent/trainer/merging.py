@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from agent.trainer.failures import ConfigInvalid, MergeInexact
 from agent.trainer.model import logged_warnings
+from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,9 +116,11 @@ def merge(adapted: AdaptedModel, scratch: Path, dtype: torch.dtype) -> Any:
             except (ValueError, RuntimeError, NotImplementedError) as error:
                 raise MergeInexact(f"export.merged: {name} cannot be merged: {error}") from error
             _to_disk(layer.get_base_layer(), scratch, dtype)
+            PULSE.beat()
         if adapted.quantization is not None:
             for layer in quantized.dequantized(model):
                 _to_disk(layer, scratch, dtype)
+                PULSE.beat()
         warnings.filterwarnings("ignore", message="All adapters are already merged")
         return adapted.model.merge_and_unload()
 

@@ -25,7 +25,7 @@ CPU_PASS_TOKENS = 512
 GPU_PASS_TOKENS = 16384
 
 _FP32 = 4
-_WIDTHS = {"bf16": 2, "fp16": 2, "fp32": _FP32}
+WIDTHS = {"bf16": 2, "fp16": 2, "fp32": _FP32}
 _QUANTIZED = 0.5
 _SCALES = {True: 1 / 64 + _FP32 / (64 * 256), False: _FP32 / 64}
 """Bytes of quantization's scales for each number: of a block of 64, themselves quantized in blocks of 256 or not."""
@@ -82,7 +82,7 @@ def memory_needed(
     Raises:
         UnknownShape: the shapes do not tell.
     """
-    width = _WIDTHS[customization["precision"]]
+    width = WIDTHS[customization["precision"]]
     kept = _Kept(customization, shape, moved, made, width)
     weights = _weights(customization, shape, width)
     state = (_ADAM + (_ALLOCATION if customization["method"] == "adalora" else 0)) * moved.count

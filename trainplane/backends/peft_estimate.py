@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from trainplane.backends.estimate import Estimate
-from trainplane.backends.memory import memory_needed, one_pass
+from trainplane.backends.memory import WIDTHS, memory_needed, one_pass
 from trainplane.backends.model_shape import ModelShape, UnknownShape
 from trainplane.backends.peft_methods import METHODS, VIRTUAL_TOKENS
 from trainplane.backends.trained import trained
@@ -22,6 +22,7 @@ _NO_HISTORY = "no job of this model and method has finished on such a device yet
 #: Adapter, or weights, with the optimizer's two averages: what a checkpoint has, twice.
 _CHECKPOINTS = 2 * 3
 _FP32 = 4
+_GGUF_WIDTHS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 
 
 def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, tokens_per_second: float) -> Estimate:
@@ -55,7 +56,7 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
     seconds = tokens / tokens_per_second if tokens is not None and tokens_per_second else None
     if seconds is None:
         unknown["seconds"] = unknown.get("tokens", _NO_HISTORY)
-    disk = _disk(spec, seen, moved)
+    disk = _disk(spec, seen, moved, exports=_exports(spec, shape) if shape else 0.0)
     if disk is None:
         unknown["disk_bytes"] = _MODEL_UNSEEN if "model" not in seen else unknown.get("tokens", _DATA_UNSEEN)
     return Estimate(
@@ -152,8 +153,19 @@ def _looks(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Mapping[str
     return looks if len(looks) == len(spec["datasets"]) else [None] * len(spec["datasets"])
 
 
-def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | None) -> float | None:
-    """What the node's disk must take: inputs that are not there yet, checkpoints, the output."""
+def _exports(spec: Mapping[str, Any], shape: ModelShape) -> float:
+    """Bytes of what is made beside what was trained, and of the merged weights while they are."""
+    export, precision = spec.get("export", {}), spec["customization"]["precision"]
+    merges = export.get("merged") or export.get("gguf")
+    whole = spec["customization"]["method"] == "full"
+    written = 0.0 if whole or not merges else 2.0 * WIDTHS[precision]
+    if export.get("gguf"):
+        written += _GGUF_WIDTHS.get(export.get("gguf_type", ""), WIDTHS[precision])
+    return shape.parameters * written
+
+
+def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | None, *, exports: float) -> float | None:
+    """What the node's disk must take: inputs that are not there yet, checkpoints, the output and its exports."""
     if "model" not in seen or moved is None:
         return None
     fetched = 0.0
@@ -163,6 +175,4 @@ def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | Non
         fetched += 0 if str(of["source"]).startswith("file://") else look["bytes"]
     model = seen["model"]
     output = moved.count * _FP32
-    wanted = spec.get("export") or {}
-    exported = model["bytes"] * sum(bool(wanted.get(form)) for form in ("merged", "gguf"))
-    return float((0 if model["here"] else model["bytes"]) + fetched + output * (1 + _CHECKPOINTS) + exported)
+    return float((0 if model["here"] else model["bytes"]) + fetched + output * (1 + _CHECKPOINTS) + exports)

@@ -153,3 +153,19 @@ def test_another_architecture_is_refused_before_anything_is_loaded(tmp_path: Pat
         "leave it out, and use export.merged"
     )
     assert [report["phase"] for report in attempt.said("phase")] == ["FETCHING_MODEL"]
+
+
+def test_the_disk_that_exports_take_is_reckoned_beforehand(attempt: Attempt):
+    from tests.support.shapes import shape_of
+    from trainplane.backends.peft_estimate import _exports
+
+    directory = exported(attempt, merged=True, gguf_type="q8_0")
+    merged = (attempt.output / "merged" / "model.safetensors").stat().st_size
+    written = (directory / "model-q8_0.gguf").stat().st_size
+    spec = {"customization": {"method": "lora", "precision": "fp32"}, "export": {"merged": True, "gguf": False}}
+    shape = shape_of(attempt.model)
+    assert _exports(spec, shape) == pytest.approx(2 * merged, rel=0.1)
+    both = {**spec, "export": {"merged": True, "gguf": True, "gguf_type": "f16"}}
+    assert _exports(both, shape) == pytest.approx(2 * merged + written, rel=0.1), "rows of 48 are f16"
+    assert _exports({**both, "customization": {"method": "full", "precision": "fp32"}}, shape) < _exports(both, shape)
+    assert _exports({**spec, "export": {}}, shape) == 0

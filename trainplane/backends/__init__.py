@@ -11,7 +11,7 @@ from trainplane.backends.mock import MOCK
 from trainplane.backends.peft import PEFT
 from trainplane.backends.third_party import Broken, discovered
 
-__all__ = ["MOCK", "OURS", "PEFT", "Backend", "BackendError", "Broken", "Finding", "broken", "find", "names"]
+__all__ = ["MOCK", "OURS", "PEFT", "Backend", "BackendError", "Broken", "Finding", "broken", "find", "forget", "names"]
 
 #: The engines of this build, by name.
 OURS: dict[str, Backend] = {backend.name: backend for backend in (PEFT, MOCK)}
@@ -36,3 +36,8 @@ def names() -> tuple[str, ...]:
 def broken() -> tuple[Broken, ...]:
     """Engines of others that could not be loaded: for whoever starts a process to tell."""
     return _known()[1]
+
+
+def forget() -> None:
+    """Look for engines of others anew at the next question."""
+    _known.cache_clear()

@@ -28,7 +28,7 @@ def made(directory: Path, project: Path, *, extra: str) -> Path:
     """
     venv.create(directory, with_pip=False, symlinks=True)
     (site,) = directory.glob("lib/python*/site-packages")
-    installed(site, project)
+    _install(site, project)
     (info,) = site.glob("*.dist-info")
     asked = [Requirement(line) for line in metadata.PathDistribution(info).requires or ()]
     for name in _closure(
@@ -38,8 +38,16 @@ def made(directory: Path, project: Path, *, extra: str) -> Path:
     return directory / "bin" / "python"
 
 
-def installed(site: Path, project: Path) -> None:
-    """Installs the distribution alone into a directory that is to be put on `sys.path`."""
+def half(python: Path, directory: Path) -> Path:
+    """What a control plane and an agent install, the distribution alone: a directory to be put on `sys.path`."""
+    (site,) = python.parents[1].glob("lib/python*/site-packages")
+    directory.mkdir()
+    for top in (path for path in site.iterdir() if not path.is_symlink()):
+        (directory / top.name).symlink_to(top)
+    return directory
+
+
+def _install(site: Path, project: Path) -> None:
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
     copy = site.parent / "source"
     shutil.copytree(project, copy)  # a build writes beside the source

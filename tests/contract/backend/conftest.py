@@ -25,11 +25,9 @@ def bare_python(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def judge(tmp_path_factory):
+def judge(tmp_path_factory, bare_python):
     """Where `bare` is installed as in a control plane's and an agent's environment: its torch-free half."""
-    site = tmp_path_factory.mktemp("judge") / "site"
-    own_environment.installed(site, own_environment.BARE)
-    return site
+    return own_environment.half(bare_python, tmp_path_factory.mktemp("judge") / "site")
 
 
 @pytest.fixture(scope="module", params=["peft", "bare", "mock"])

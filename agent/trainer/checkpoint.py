@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.failpoints import failpoint
+from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,6 +67,7 @@ def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *
         write(aside / name)
         failpoint(f"trainer.checkpoint-{step}.{name}")
         _sync(aside / name)
+        PULSE.beat()
         files[name] = {"sha256": _digest(aside / name), "size_bytes": (aside / name).stat().st_size}
         size += (aside / name).stat().st_size
     manifest = json.dumps({"format_version": FORMAT_VERSION, "step": step, "files": files}, indent=1).encode()

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from tests.support.fake_control_plane import FakeControlPlane, Job
 
-TIMEOUT = "PT1S"
-PATIENT = "PT30S"
-"""Longer than a start takes on a machine that runs other tests too."""
+SHORT = "PT1S"
+LONG = "PT1H"
+PATIENT = "PT5S"
+"""Longer than the fake trainer takes to start on a machine that runs other tests too."""
 STARTED_SECONDS = 160.0
 
 
@@ -42,6 +43,12 @@ def lora_spec(tmp_path: Path, model: Path, rows: Path) -> dict[str, Any]:
     }
 
 
+def lose_patience(agent: Agent) -> None:
+    """Another agent takes the trainer back, which is less patient; how long a start takes plays no part then."""
+    agent.kill()
+    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=SHORT)
+
+
 async def stalled(job: Job, deadline_seconds: float = 60.0) -> str:
     failed = await eventually(lambda: job.last("failed"), deadline_seconds=deadline_seconds)
     assert failed.reason == "STALLED", failed.message
@@ -51,7 +58,7 @@ async def stalled(job: Job, deadline_seconds: float = 60.0) -> str:
 async def test_a_trainer_that_hangs_is_ended_with_its_stacks_in_the_log(
     control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
 ) -> None:
-    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=TIMEOUT)
+    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=PATIENT)
     job = await control_plane.assign(mock_spec(tmp_path, hang_at_step=3, ignore_sigterm=True, grandchild=True))
     message = await stalled(job)
     assert "stall_timeout" in message
@@ -64,8 +71,8 @@ async def test_a_trainer_that_hangs_is_ended_with_its_stacks_in_the_log(
 async def test_a_trainer_that_shows_progress_is_left_alone_however_long_it_takes(
     control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
 ) -> None:
-    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT="PT2S")
-    job = await control_plane.assign(mock_spec(tmp_path, steps=30, step_seconds=0.2))
+    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=PATIENT)
+    job = await control_plane.assign(mock_spec(tmp_path, steps=40, step_seconds=0.2))
     await until(lambda: job.last("published") or job.last("failed"))
     assert job.last("failed") is None
 
@@ -82,11 +89,10 @@ async def test_by_a_timeout_of_zero_nothing_stalls(
 async def test_a_hanging_trainer_is_ended_by_an_agent_that_took_it_back(
     control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
 ) -> None:
-    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT="PT1H")
+    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=LONG)
     job = await control_plane.assign(mock_spec(tmp_path, hang_at_step=1))
     await until(lambda: job.last("started"))
-    agent.kill()
-    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=TIMEOUT)
+    lose_patience(agent)
     await stalled(job)
     assert b"in _go_wrong" in job.log
 
@@ -96,8 +102,11 @@ async def test_a_real_trainer_that_waits_for_a_dataset_for_ever_says_where(
 ) -> None:
     fifo = tmp_path / "rows.jsonl"
     os.mkfifo(fifo)
-    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT="PT5S")
+    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=LONG)
     job = await control_plane.assign(lora_spec(tmp_path, model, fifo))
+    reports = agent.directory(job) / "reports.jsonl"
+    await until(lambda: reports.exists() and "PREPARING_DATA" in reports.read_text())
+    lose_patience(agent)
     await stalled(job)
     assert b"in read_dataset" in job.log
 
@@ -108,11 +117,12 @@ async def test_where_one_of_two_ranks_hangs_both_say_where_they_are(
     """The one that was stopped says it when it goes on, before it goes on."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"What is {n}? ", "completion": f"{n}."}) + "\n" for n in range(12)))
-    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=PATIENT)
+    agent.start(TRAINPLANE_AGENT_STALL_TIMEOUT=LONG)
     job = await control_plane.assign(lora_spec(tmp_path, model, rows), devices=["0", "1"])
     await eventually(lambda: job.last("progressed"), deadline_seconds=STARTED_SECONDS)
     ranks = {int(child.cmdline()[-1]): child for child in psutil.Process(agent.trainer_pid(job)).children()}
     os.kill(ranks[1].pid, signal.SIGSTOP)
+    lose_patience(agent)
     await stalled(job, STARTED_SECONDS)
     assert b"in add_up" in job.logs[0]
     assert b"(most recent call first)" in job.logs[1]

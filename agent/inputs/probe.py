@@ -39,28 +39,32 @@ def probe(job: FetchJob) -> dict[str, Any]:
         if not names:
             raise InputError(MODEL_NOT_FOUND, f"{field}: there is nothing below {prefix}/")
         choice.model_files(f"{prefix}/", names, field=field)
-        _refuse_export(job, lambda: b"".join(storage.read(choice.CONFIG)))
+        _refuse_export(job, lambda name: b"".join(storage.read(name)))
         return {"outcome": "PASSED", "commit": ""}
     if wanted.provider == "huggingface":
         hub = job.hub()
         snapshot = models.look(hub, wanted)
-        _refuse_export(job, lambda: models.read_small(hub, snapshot, choice.CONFIG))
+        _refuse_export(job, lambda name: models.read_small(hub, snapshot, name))
         return {"outcome": "PASSED", "commit": snapshot.commit}
-    _refuse_export(job, (Path(wanted.name) / choice.CONFIG).read_bytes)
+    _refuse_export(job, lambda name: (Path(wanted.name) / name).read_bytes())
     return {"outcome": "SKIPPED", "commit": ""}
 
 
-def _refuse_export(job: FetchJob, config: Callable[[], bytes]) -> None:
-    """What is asked for beside the adapter, and this architecture does not allow.
+def _refuse_export(job: FetchJob, read: Callable[[str], bytes]) -> None:
+    """What is asked for beside the adapter, and this model's architecture or tokenizer does not allow.
 
     Raises:
-        InputError: so it is. A configuration that cannot be read is for the fetch to tell.
+        InputError: so it is. A file that cannot be read is for the fetch, or the trainer, to tell.
     """
     if not job.spec.get("export", {}).get("gguf"):
         return
-    try:
-        found = json.loads(config())
-    except (OSError, ValueError):
-        return
-    if isinstance(found, dict) and (problem := gguf_support.model_problem(found)):
-        raise InputError(CONFIG_INVALID, f"export.gguf: {problem}; leave it out, and use export.merged")
+    for name, judge in (
+        (choice.CONFIG, gguf_support.model_problem),
+        ("tokenizer.json", gguf_support.tokenizer_problem),
+    ):
+        try:
+            found = json.loads(read(name))
+        except (OSError, ValueError, StopIteration):
+            continue
+        if isinstance(found, dict) and (problem := judge(found)):
+            raise InputError(CONFIG_INVALID, f"export.gguf: {problem}; leave it out, and use export.merged")

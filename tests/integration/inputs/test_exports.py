@@ -10,6 +10,7 @@ import pytest
 from agent.inputs.failures import InputError
 from agent.inputs.probe import probe
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 SAID = "export.gguf: only Llama's architecture is written as GGUF, and this model is gpt2; leave it out, and use export.merged"
 
 
@@ -35,3 +36,26 @@ def test_gguf_of_another_architecture_is_refused_by_the_look(job, base_model):
     for export in ({}, {"export": {"gguf": False, "merged": True}}):
         assert probe(job({"base_model": base_model, **export}))["outcome"] in {"PASSED", "SKIPPED"}
     assert not list(job({}).directory.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "refused"),
+    [
+        ({"model": {"type": "Unigram"}}, True),
+        ({"model": {"type": "BPE"}, "pre_tokenizer": BYTES}, False),
+        (None, False),
+    ],
+)
+def test_gguf_of_a_tokenizer_without_a_name_is_refused_by_the_look(job, directory, mirror, tokenizer, refused):
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (directory / "tokenizer.json").unlink(missing_ok=True)
+    if tokenizer is not None:
+        (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    mirror.serve("owner/name", directory)
+    wanted = job({"base_model": {"provider": "huggingface", "model_name": "owner/name"}, "export": {"gguf": True}})
+    if not refused:
+        assert probe(wanted)["outcome"] == "PASSED"
+        return
+    with pytest.raises(InputError, match=r"^export\.gguf: GGUF names the way a tokenizer cuts text") as caught:
+        probe(wanted)
+    assert caught.value.reason == "CONFIG_INVALID"

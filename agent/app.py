@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from agent import cgroups, failpoints, lock
+from agent.checkpoints import Checkpoints
 from agent.fetching import Fetching
 from agent.journal import FileJournal
 from agent.launch import Launcher, child_environment
@@ -106,6 +107,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 uploader=uploader,
                 fetching=Fetching(journal, fetcher),
                 pushing=Pushing(fetcher),
+                checkpoints=Checkpoints(journal, uploader),
                 launcher=Launcher(
                     settings.model_root,
                     bounds_enforced=not inventory.simulated,

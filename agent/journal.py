@@ -283,7 +283,9 @@ def _append(path: Path, line: bytes) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301  # undone below as any other
             os.fsync(descriptor)
         except OSError:
-            os.ftruncate(descriptor, size)
+            if os.fstat(descriptor).st_size < size + len(line):
+                # Unless the trainer, too, has written meanwhile.
+                os.ftruncate(descriptor, size)
             raise
     finally:
         os.close(descriptor)

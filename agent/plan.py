@@ -32,6 +32,7 @@ class Do(enum.Enum):
     ASK = "ask for the claim's answer until there is one"
     CHECK = "see that what it will write can be written"
     FETCH = "bring its model and datasets here"
+    RESUME = "bring an earlier attempt's newest checkpoint here"
     START = "start the trainer"
     ORDER_STOP = "write down that it must stop, and why"
     KILL = "end every process of it"
@@ -47,7 +48,7 @@ class Do(enum.Enum):
 
 
 #: What a stop order may interrupt; everything else is short, or must not be torn.
-INTERRUPTIBLE = frozenset({Do.CHECK, Do.FETCH, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
+INTERRUPTIBLE = frozenset({Do.CHECK, Do.FETCH, Do.RESUME, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,9 @@ def _starting(run: Run) -> Do | None:
         return None
     if run.assignment.writes_far and not run.checked:
         return Do.CHECK
-    return Do.FETCH if run.assignment.fetches and not run.fetched else Do.START
+    if run.assignment.fetches and not run.fetched:
+        return Do.FETCH
+    return Do.RESUME if run.key.number > 1 and not run.resumed else Do.START
 
 
 def _publishing(run: Run) -> Do | None:

@@ -168,6 +168,7 @@ class Run:
         assignment: what to train, once known.
         checked: what it will write can be written.
         fetched: what it needs from elsewhere is on this node.
+        resumed: the newest checkpoint that an earlier attempt left, if any, is on this node.
         started: a trainer was started, even if its process is not known any more.
         process: that trainer, alive or not.
         alive: that process lives.
@@ -190,6 +191,7 @@ class Run:
     assignment: Assignment | None = None
     checked: bool = False
     fetched: bool = False
+    resumed: bool = False
     started: bool = False
     process: Process | None = None
     alive: bool = False

@@ -31,6 +31,7 @@ from agent.uploader.failures import BUCKET_NOT_FOUND, DISK_FULL, STORAGE_DENIED,
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 
+    from agent.checkpoints import Checkpoints
     from agent.fetching import Fetching
     from agent.journal import Journal
     from agent.launch import Launcher
@@ -52,6 +53,7 @@ _STORAGE_TRIES = 8
 #: A denial may be somebody's slip.
 _SLIPS = {STORAGE_DENIED, BUCKET_NOT_FOUND}
 NODE_LOST = "NODE_LOST"
+CANCELLED = "CANCELLED"
 _OWN_STOPS = {
     DEADLINE_EXCEEDED: "the trainer was still there after its deadline and was killed",
     STALLED: (
@@ -74,6 +76,7 @@ class Collaborators:
     uploader: Uploader
     fetching: Fetching
     pushing: Pushing
+    checkpoints: Checkpoints
     launcher: Launcher
     sealing_key: SealingKey
     grace: timedelta
@@ -94,6 +97,7 @@ class Steps:
             Do.ASK: self._ask,
             Do.CHECK: self._check,
             Do.FETCH: self._fetch,
+            Do.RESUME: self._resume,
             Do.START: self._start,
             Do.KILL: self._kill,
             Do.SWEEP: self._sweep,
@@ -178,9 +182,20 @@ class Steps:
             return self._failed(run.key, error.reason, str(error))
         return {"fetched": True, "assignment": assignment}
 
+    async def _resume(self, run: Run) -> Changes:
+        for words in await self._with.checkpoints.fetch(_assigned(run)):
+            # A warning would be a trainer's, and say that one runs.
+            self._append(run.key, {"kind": "phase", "phase": "PREPARING_DATA", "message": words})
+        failpoint("agent.after_resume")
+        return {"resumed": True}
+
+    async def store_checkpoints(self, run: Run) -> None:
+        """Store each checkpoint that its trainer writes, until cancelled."""
+        if run.assignment is not None:
+            await self._with.checkpoints.store(run.assignment, lambda report: self._append(run.key, report))
+
     async def _start(self, run: Run) -> Changes:
         directory = self._with.journal.directory(run.key)
-        self._with.journal.take_up_checkpoints(run.key)
         try:
             launch = self._with.launcher.prepare(_assigned(run), directory)
             process = self._with.runner.start(launch)
@@ -216,6 +231,8 @@ class Steps:
     async def _ship_log(self, run: Run) -> Changes:
         if run.assignment is not None:
             await self._with.uploader.ship_log(run.assignment, self._with.journal.directory(run.key))
+            if run.last_kind != "finished" and run.stop_reason != CANCELLED:
+                await self._with.checkpoints.store_rest(run.assignment)
         await self._with.logs.send_rest(run.key)
         await self._with.uploader.finish_log(run.key)
         failpoint("agent.after_log")
@@ -321,6 +338,7 @@ class Steps:
     async def _remove(self, run: Run) -> Changes:
         self._with.reports.forget(run.key)
         self._with.logs.forget(run.key)
+        self._with.checkpoints.forget(run.key)
         self._secrets.pop(run.key, None)
         self._with.journal.remove(run.key, resumable=run.last_kind == "failed")
         _bound(run).info("attempt forgotten")

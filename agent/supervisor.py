@@ -49,6 +49,7 @@ class _Owned:
     stepping: tuple[Action, asyncio.Task[Any]] | None = None
     watching: asyncio.Task[Any] | None = None
     pulse: asyncio.Task[Any] | None = None
+    storing: asyncio.Task[Any] | None = None
 
 
 @dataclass(slots=True)
@@ -251,6 +252,7 @@ class Supervisor:
     def _watch(self, owned: _Owned) -> None:
         if owned.run.alive and owned.watching is None:
             owned.watching = self.loops.once(f"{owned.run.key} watch", self._until_gone(owned))
+            owned.storing = self.loops.once(f"{owned.run.key} checkpoints", self._steps.store_checkpoints(owned.run))
             if self.stall_timeout:
                 owned.pulse = self.loops.once(f"{owned.run.key} pulse", self._until_stalled(owned))
 
@@ -279,6 +281,7 @@ class Supervisor:
                 directory = self.collaborators.journal.directory(owned.run.key)
                 await self.collaborators.uploader.ship_log(assignment, directory)
             await self.collaborators.runner.gone(owned.run.key, process)
-        if owned.pulse is not None:
-            owned.pulse.cancel()
+        for task in (owned.pulse, owned.storing):
+            if task is not None:
+                task.cancel()
         self._change(owned, self._steps.outcome(owned.run.key))

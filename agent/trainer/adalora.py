@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+_SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What PEFT's allocator keeps from step to step, each by the weight's name."""
 
 
 class Allocation:
@@ -53,6 +56,27 @@ class Allocation:
             number: the step's, from 1.
         """
         self._tuner.update_and_allocate(number)
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """How much each weight mattered so far, which the next allocation goes by; `restore` takes it back."""
+        allocator = self._tuner.rankallocator
+        return {f"{kind}/{name}": value for kind in _SCORES for name, value in getattr(allocator, kind).items()}
+
+    def pattern(self) -> dict[str, list[bool]]:
+        """What the last allocation left, by `lora_E`; empty before the first."""
+        return dict(self._config.rank_pattern or {})
+
+    def restore(self, scores: Mapping[str, torch.Tensor], pattern: dict[str, list[bool]]) -> None:
+        """Go on from what `scores` and `pattern` were after some step; the weights come by themselves."""
+        kept: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in _SCORES}
+        weights = dict(self._tuner.model.named_parameters())
+        for key, value in scores.items():
+            kind, _, name = key.partition("/")
+            kept[kind][name] = value.to(weights[name].device)
+        for kind, values in kept.items():
+            setattr(self._tuner.rankallocator, kind, values)
+        if pattern:
+            self._config.rank_pattern = pattern
 
     def ranks(self) -> dict[str, int]:
         """What rank each module has now."""

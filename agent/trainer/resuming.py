@@ -18,23 +18,22 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from agent.trainer import checkpoint
+from agent import checkpoint
 from agent.trainer.data.order import PassCost
 from agent.trainer.history import History
+from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from agent.trainer.checkpoint import Checkpoint
+    from agent.checkpoint import Checkpoint
     from agent.trainer.data.tokens import Example
     from agent.trainer.reports import Reports
     from agent.trainer.train import Trainer
 
 EVERY_SECONDS = 300.0
 """Between checkpoints, where the job does not say after how many steps."""
-KEPT = 2
-"""Checkpoints, where the job does not say how many: one may turn out broken."""
 
 
 log = logging.getLogger("trainer")
@@ -65,7 +64,7 @@ class Checkpointing:
         self._roots = roots
         self._identity = identity
         self._steps = steps
-        self._keep = keep or KEPT
+        self._keep = keep or checkpoint.KEPT
         self._reports = reports
         self._clock = clock
         self._written_at = clock()
@@ -95,15 +94,21 @@ class Checkpointing:
                 for index, values in trainer.optimizer.state_dict()["state"].items()
                 for name, value in values.items()
             }
+            writers: dict[str, Callable[[Path], None]] = {
+                "weights.safetensors": lambda path: save_file(_separate(weights), path),
+                "optimizer.safetensors": lambda path: save_file(_separate(moments), path),
+            }
+            allocation = trainer.adapted.allocation
+            if allocation is not None:
+                state["rank_pattern"] = allocation.pattern()
+                scores = {name: value.cpu() for name, value in allocation.scores().items()}
+                writers["allocation.safetensors"] = lambda path: save_file(_separate(scores), path)
             written = checkpoint.save(
                 self._roots[0],
                 len(history.losses),
-                {
-                    "weights.safetensors": lambda path: save_file(_separate(weights), path),
-                    "optimizer.safetensors": lambda path: save_file(_separate(moments), path),
-                    "state.json": lambda path: _write_json(path, state),
-                },
+                {**writers, "state.json": lambda path: _write_json(path, state)},
                 keep=self._keep,
+                beat=PULSE.beat,
             )
             log.info("checkpoint step=%d bytes=%d sha256=%s", written.step, written.size_bytes, written.manifest_digest)
         self._written_at = self._clock()
@@ -149,6 +154,9 @@ class Checkpointing:
         self.facts = state["facts"]
         if trainer.scaler.is_enabled():
             trainer.scaler.load_state_dict(state["scaler"])
+        if trainer.adapted.allocation is not None:
+            scores = load_file(f"{directory}/allocation.safetensors")
+            trainer.adapted.allocation.restore(scores, state["rank_pattern"])
         own = state["ranks"][trainer.group.rank]
         trainer.cost = PassCost(limit=own["limit"], overhead=trainer.cost.overhead)
         torch.set_rng_state(_tensor(own["random"]))
@@ -158,11 +166,6 @@ class Checkpointing:
 
     def _pass_over(self, path: Path, why: str) -> None:
         self._reports.warning("CHECKPOINT_UNUSABLE", f"the checkpoint of step {int(path.name)} is passed over: {why}")
-
-
-def resumable(trainer: Trainer) -> bool:
-    """Whether the state is all that a step depends on: AdaLoRA's allocator has one of its own."""
-    return trainer.adapted.allocation is None
 
 
 def identity(uid: str, examples: Sequence[Example], *, world_size: int, beginning: Sequence[torch.Tensor]) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.checkpoint import DIRECTORY
 from agent.trainer.assignment import parse
-from agent.trainer.checkpoint import DIRECTORY
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.curves import Curves
 from agent.trainer.inputs import read_inputs
@@ -81,7 +81,6 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     from agent.trainer.loss import Evaluation, mean_loss
     from agent.trainer.output import Output
     from agent.trainer.provenance import Finished, provenance, rank_facts
-    from agent.trainer.resuming import resumable
     from agent.trainer.separation import require_separation
     from agent.trainer.train import Trainer
 
@@ -132,7 +131,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         metrics.add(step.point)
         meter.on_step(step)
 
-    trainer.run(on_step, checkpoints if resumable(trainer) else None, history)
+    trainer.run(on_step, checkpoints, history)
     evaluation = None
     if before is not None:
         reports.phase("EVALUATING")

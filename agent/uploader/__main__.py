@@ -17,12 +17,19 @@ from typing import Any
 from agent.inputs.failures import InputError
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
-from agent.uploader import manifest, publishing, segments
+from agent.uploader import checkpoints, manifest, publishing, segments
 from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
 
 #: One child of a kind at a time for an attempt; whoever comes later waits.
-_LOCKS = {"ship": "segments", "fetch": "inputs", "probe": "probe", "preflight": "probe"}
+_LOCKS = {
+    "ship": "segments",
+    "fetch": "inputs",
+    "probe": "probe",
+    "preflight": "probe",
+    "store": "checkpoints",
+    "restore": "checkpoints",
+}
 #: Looks of different jobs, each bounded in time: none waits for another.
 _UNLOCKED = {"probe", "preflight"}
 
@@ -66,15 +73,24 @@ def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     match job["command"]:
         case "check":
             _check(output, job)
-            return {}
         case "stage":
             return {"digest": publishing.stage(output, directory / "output")}
         case "publish":
             return {"publication": publishing.publish(output, job["digest"])}
         case "discard":
             publishing.discard(output)
-            return {}
-    raise UploadError(CONFIG_INVALID, f"no such command: {job['command']!r}")
+        case "store" | "restore":
+            return _checkpoint(job, directory)
+        case other:
+            raise UploadError(CONFIG_INVALID, f"no such command: {other!r}")
+    return {}
+
+
+def _checkpoint(job: dict[str, Any], directory: Path) -> dict[str, Any]:
+    storage = open_storage(checkpoints.below(job["uri"], job["uid"]), Access.parse(job["access"]))
+    if job["command"] == "restore":
+        return checkpoints.fetch(storage, directory)
+    return checkpoints.upload(storage, directory, job["attempt"], keep=job["keep"])
 
 
 def _check(output: publishing.Output, job: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from agent.checkpoint import KEPT
 from agent.storage.access import Access, StorageSettings, session_name
 from agent.uploader.failures import CONFIG_INVALID, STORAGE_UNAVAILABLE, UploadError
 
@@ -84,6 +85,25 @@ class Uploader:
             UploadError: see agent.uploader.failures.
         """
         await self._task(assignment, directory, {"command": "discard"})
+
+    async def store_checkpoint(self, assignment: Assignment, directory: Path) -> int:
+        """Store the newest whole checkpoint below the output's place; its step, 0: there is none.
+
+        Raises:
+            UploadError: see agent.uploader.failures.
+        """
+        keep = assignment.setting("tuning_parameters.checkpoint_limit") or KEPT
+        answer = await self._task(assignment, directory, {"command": "store", "keep": keep})
+        return int(answer.get("step", 0))
+
+    async def fetch_checkpoint(self, assignment: Assignment, directory: Path) -> tuple[int, list[str]]:
+        """Bring the job's newest checkpoint here unless one is as new; the step that is stored, and words.
+
+        Raises:
+            UploadError: see agent.uploader.failures.
+        """
+        answer = await self._task(assignment, directory, {"command": "restore"})
+        return int(answer["stored"]), list(answer["told"])
 
     async def ship_log(self, assignment: Assignment, directory: Path) -> None:
         """Ship the log to `artifacts.log_uri`, if there is one, from now on. Repeatable."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NAME = "manifest.json"
 STAGING = ".attempts"
+CHECKPOINTS = ".checkpoints"
+"""What lies there is never part of an output."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -99,7 +101,7 @@ def output_files(output: Path) -> list[str]:
             relative = path.relative_to(output).as_posix()
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise UploadError(CONFIG_INVALID, f"output/{relative} is neither a file nor a directory")
-            if not relative.isprintable() or relative.split("/")[0] == STAGING:
+            if not relative.isprintable() or relative.split("/")[0] in {STAGING, CHECKPOINTS}:
                 raise UploadError(CONFIG_INVALID, f"output/{relative!a} has a name that cannot be published")
             if path.is_file() and relative != NAME:
                 names.append(relative)

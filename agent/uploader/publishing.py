@@ -115,6 +115,7 @@ def publish(output: Output, digest: str) -> dict[str, Any]:
         _seal(output, granted)
         failpoint("uploader.before_unstage")
         output.storage.remove_below(output.staging)
+        output.storage.remove_below(f"{manifest.CHECKPOINTS}/{output.uid}")
     except OSError as error:
         raise from_os_error(error, what=f"publishing to {output.uri}") from error
     return {"output_uri": output.uri, "manifest_digest": digest, "artifacts": granted.artifacts()}

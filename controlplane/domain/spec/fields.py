@@ -330,7 +330,7 @@ _TUNING = (
         low=1,
         high=_INT32,
         default_note="every 5 minutes",
-        doc="Optimizer steps between checkpoints, from which a later attempt on the same node goes on.",
+        doc="Optimizer steps between checkpoints, from which a later attempt goes on.",
     ),
     _whole(name="checkpoint_limit", low=1, high=1000, default_note="2", doc="Checkpoints kept."),
     _number(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.checkpoints import Checkpoints
 from agent.fetching import Fetching
 from agent.inputs.settings import InputSettings
 from agent.journal import FileJournal
@@ -69,15 +70,17 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     journal = FailingJournal(FileJournal(tmp_path / "agent"))
     inputs = InputSettings(cache_dir=str(tmp_path / "cache"), cache_bytes=1)
     fetcher = Fetcher(child_environment(), inputs, StorageSettings(), {}, tmp_path)
+    uploader = Uploader(child_environment())
     collaborators = Collaborators(
         journal=journal,  # type: ignore[arg-type]
         runner=LocalRunner(),
         control_plane=control_plane,
         reports=reports,
         logs=logs,
-        uploader=Uploader(child_environment()),
+        uploader=uploader,
         fetching=Fetching(journal, fetcher),  # type: ignore[arg-type]
         pushing=Pushing(fetcher),
+        checkpoints=Checkpoints(journal, uploader),  # type: ignore[arg-type]
         launcher=Launcher(),
         sealing_key=SealingKey(),
         grace=timedelta(seconds=1),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.trainer.checkpoint import verified
+from agent.checkpoint import verified
 from tests.integration.trainer.attempts import Attempt
 from tests.integration.trainer.warm import train
 
@@ -223,10 +223,40 @@ def test_methods_that_are_no_lora_go_on_as_well(method: str, make: Callable[...,
     assert train(killed.directory, failpoint="trainer.step-8") == KILLED
     resumed = attempt(killed.directory / "checkpoints")
     assert train(resumed.directory) == 0, resumed.reports[-1]
-    # The allocator's state is not in a checkpoint yet (ADR 0021), so AdaLoRA has none and begins anew.
-    assert resumed.provenance["training"]["resumed_from"] == (0 if method == "adalora" else 6)
+    assert resumed.provenance["training"]["resumed_from"] == 6
     files = sorted(path.name for path in whole.output.glob("*.safetensors"))
     assert files
     assert [(resumed.output / name).read_bytes() for name in files] == [
         (whole.output / name).read_bytes() for name in files
     ]
+
+
+@pytest.mark.parametrize("killed_at", [5, 8, 11])
+def test_adalora_goes_on_with_the_ranks_and_scores_that_it_had(killed_at: int, make: Callable[..., Attempt]):
+    """Killed before its ranks fall, while they fall, and after they were fixed for good at step 9."""
+
+    def attempt(resume_from: Path | None = None) -> Attempt:
+        made = make("lora", resume_from=resume_from, learning_rate=1e-2)
+        path = made.directory / "assignment.json"
+        document = json.loads(path.read_text())
+        config = {"init_r": 6, "target_r": 2, "tinit": 2, "tfinal": 3, "deltaT": 1}
+        document["spec"]["customization"] = {
+            "method": "adalora",
+            "precision": "fp32",
+            "rank": 4,
+            "peft": {"config": config},
+        }
+        path.write_text(json.dumps(document))
+        return made
+
+    whole, killed = attempt(), attempt()
+    assert train(whole.directory) == 0, whole.reports[-1]
+    ranks = json.loads((whole.output / "adapter_config.json").read_text())["rank_pattern"]
+    assert len({sum(kept) for kept in ranks.values()}) > 1
+    assert train(killed.directory, failpoint=f"trainer.step-{killed_at}") == KILLED
+    resumed = attempt(killed.directory / "checkpoints")
+    assert train(resumed.directory) == 0, resumed.reports[-1]
+    assert resumed.provenance["training"]["resumed_from"] == (killed_at - 1) // EVERY * EVERY
+    assert resumed.provenance["losses"] == whole.provenance["losses"]
+    assert weights(resumed) == weights(whole)
+    assert json.loads((resumed.output / "adapter_config.json").read_text())["rank_pattern"] == ranks

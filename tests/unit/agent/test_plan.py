@@ -201,6 +201,13 @@ def test_without_a_deadline_time_changes_nothing() -> None:
     assert next_deadline({KEY: endless}, deadline_grace=GRACE) is None
 
 
+def test_a_later_attempt_looks_for_a_checkpoint_before_it_starts() -> None:
+    second = replace(CLAIMED, key=AttemptKey("01J", 2))
+    assert todo(second) == [Do.RESUME]
+    assert Do.RESUME in INTERRUPTIBLE
+    assert todo(replace(second, resumed=True)) == [Do.START]
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> Run:
     started = draw(st.booleans())
@@ -245,6 +252,10 @@ def test_no_plan_is_ever_dangerous(run: Run, wanted: Wanted, now: float) -> None
                 assert not run.started
                 assert run.asked
                 assert not run.fetched
+            case Do.RESUME:
+                assert not run.started
+                assert run.asked
+                assert not run.resumed
             case Do.KILL:
                 assert run.stop_reason
             case Do.ORDER_STOP:
@@ -273,6 +284,7 @@ def test_each_lane_of_an_attempt_has_at_most_one_thing_to_do(run: Run, wanted: W
 EFFECTS: dict[Do, dict[str, object]] = {
     Do.ASK: {"asked": True, "assignment": ASSIGNMENT},
     Do.FETCH: {"fetched": True},
+    Do.RESUME: {"resumed": True},
     Do.START: {"started": True, "process": PROCESS, "alive": True},
     Do.ORDER_STOP: {"stop_reason": "CANCELLED"},
     Do.KILL: {"alive": False, "swept": True},

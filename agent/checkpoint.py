@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.failpoints import failpoint
-from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 DIRECTORY = "checkpoints"
 MANIFEST = "manifest.json"
+KEPT = 2
+"""How many, where the job does not say: one may turn out broken."""
 _ASIDE = ".writing-"
 
 
@@ -44,7 +45,14 @@ class Checkpoint:
     """sha256 of the manifest, which has that of every file."""
 
 
-def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *, keep: int) -> Checkpoint:
+def save(
+    root: Path,
+    step: int,
+    writers: Mapping[str, Callable[[Path], None]],
+    *,
+    keep: int,
+    beat: Callable[[], None] = lambda: None,
+) -> Checkpoint:
     """Write a checkpoint, durable when this returns; then remove all but the newest `keep`.
 
     Args:
@@ -52,6 +60,7 @@ def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *
         step: optimizer steps made.
         writers: what writes each file, by the file's name.
         keep: at least 1.
+        beat: called after each file, as a sign of life.
 
     Raises:
         OSError: the disk refused; nothing but a directory that no one reads is left behind.
@@ -67,7 +76,7 @@ def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *
         write(aside / name)
         failpoint(f"trainer.checkpoint-{step}.{name}")
         _sync(aside / name)
-        PULSE.beat()
+        beat()
         files[name] = {"sha256": _digest(aside / name), "size_bytes": (aside / name).stat().st_size}
         size += (aside / name).stat().st_size
     manifest = json.dumps({"format_version": FORMAT_VERSION, "step": step, "files": files}, indent=1).encode()
@@ -80,7 +89,7 @@ def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *
     _sync(root)
     _sync(root.parent)
     failpoint(f"trainer.checkpoint-{step}.saved")
-    for old in _newest_first([root])[keep:]:
+    for old in newest_first([root])[keep:]:
         shutil.rmtree(old)
     return Checkpoint(step, place, size + len(manifest), sha256(manifest).hexdigest())
 
@@ -92,7 +101,7 @@ def usable(roots: Iterable[Path], broken: Callable[[Path, str], None]) -> Iterat
         roots: directories that hold checkpoints; those that are missing have none.
         broken: told of each that is passed over, and why.
     """
-    for path in _newest_first(roots):
+    for path in newest_first(roots):
         try:
             yield verified(path)
         except CheckpointBrokenError as error:
@@ -130,7 +139,8 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     return state
 
 
-def _newest_first(roots: Iterable[Path]) -> list[Path]:
+def newest_first(roots: Iterable[Path]) -> list[Path]:
+    """Every directory below these that is named as a checkpoint, whole or not."""
     found = [
         entry
         for root in roots

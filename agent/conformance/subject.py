@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-UID = "01JCONFORMANCE"
+#: Of this process alone: an attempt's processes are found, and killed, by its key.
+UID = f"01JCONFORMANCE{os.getpid()}"
 ROWS = [{"prompt": f"What is {number}? ", "completion": f"It is {number}."} for number in range(24)]
 START_SECONDS = 90.0
 FOR_EVER = 1_000_000

@@ -43,6 +43,8 @@ class Checkpoint:
     size_bytes: int
     manifest_digest: str
     """sha256 of the manifest, which has that of every file."""
+    oldest_step: int = 0
+    """Of one just written: the step of the oldest that is kept beside it."""
 
 
 def save(
@@ -53,7 +55,7 @@ def save(
     keep: int,
     beat: Callable[[], None] = lambda: None,
 ) -> Checkpoint:
-    """Write a checkpoint, durable when this returns; then remove all but the newest `keep`.
+    """Write a checkpoint, durable when this returns; then remove all but the newest `keep`, it among them.
 
     Args:
         root: the directory of all of them.
@@ -89,9 +91,12 @@ def save(
     _sync(root)
     _sync(root.parent)
     failpoint(f"trainer.checkpoint-{step}.saved")
-    for old in newest_first([root])[keep:]:
-        shutil.rmtree(old)
-    return Checkpoint(step, place, size + len(manifest), sha256(manifest).hexdigest())
+    found = newest_first([root])
+    kept = [path for path in found if int(path.name) <= step][:keep]
+    for path in found:
+        if path not in kept:  # older, or of a later step and so passed over when this training went on
+            shutil.rmtree(path)
+    return Checkpoint(step, place, size + len(manifest), sha256(manifest).hexdigest(), int(kept[-1].name))
 
 
 def usable(roots: Iterable[Path], broken: Callable[[Path, str], None]) -> Iterator[Checkpoint]:

@@ -172,6 +172,16 @@ def _published(time: Timestamp, fields: dict[str, Any]) -> report_pb2.Report:
     return report_pb2.Report(time=time, published=published)
 
 
+def _checkpointed(time: Timestamp, fields: dict[str, Any]) -> report_pb2.Report:
+    checkpointed = report_pb2.Checkpointed(
+        step=fields["step"],
+        size_bytes=fields["size_bytes"],
+        manifest_digest=fields["manifest_digest"],
+        oldest_step=fields.get("oldest_step", 0),
+    )
+    return report_pb2.Report(time=time, checkpointed=checkpointed)
+
+
 _NEWS: dict[str, Callable[[Timestamp, dict[str, Any]], report_pb2.Report]] = {
     "started": lambda time, fields: report_pb2.Report(time=time, started=report_pb2.Started(pid=fields["pid"])),
     "phase": lambda time, fields: report_pb2.Report(
@@ -191,6 +201,7 @@ _NEWS: dict[str, Callable[[Timestamp, dict[str, Any]], report_pb2.Report]] = {
     "finished": lambda time, _: report_pb2.Report(time=time, finished=report_pb2.Finished()),
     "published": _published,
     "metrics": _measured,
+    "checkpoint": _checkpointed,
 }
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from trainplane.v1.artifact_pb2 import Artifact
     from trainplane.v1.backend_pb2 import Backend
+    from trainplane.v1.checkpoint_pb2 import Checkpoint
     from trainplane.v1.job_event_pb2 import JobEvent
     from trainplane.v1.log_line_pb2 import LogLine
     from trainplane.v1.node_pb2 import Node
@@ -304,6 +305,16 @@ class Client:
         request = backend_service_pb2.ListBackendsRequest()
         answer = await self._connection.unary(self._backends.ListBackends, request)
         return tuple(answer.backends)
+
+    async def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
+        """The newest checkpoints that a job's trainers keep: newest attempt first, then the greatest step.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        request = job_service_pb2.ListCheckpointsRequest(job_id=job_id)
+        answer = await self._connection.unary(self._jobs.ListCheckpoints, request)
+        return tuple(answer.checkpoints)
 
     async def artifacts(self, job_id: str) -> Sequence[Artifact]:
         """The published files of a job, by path; none before SUCCEEDED.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agent.conformance.subject import Run, Subject
 
-KINDS = {"started", "phase", "progress", "metrics", "warning", "failed", "finished"}
+KINDS = {"started", "phase", "progress", "metrics", "checkpoint", "warning", "failed", "finished"}
 PHASES = {"FETCHING_MODEL", "PREPARING_DATA", "TRAINING", "EVALUATING", "MERGING", "UPLOADING"}
 PROGRESS = {"step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
 PROGRESS |= {"gpu_memory_bytes", "remaining_seconds"}
@@ -201,6 +201,20 @@ def test_its_checkpoints_are_what_their_manifests_say(subject: Subject, whole: R
             assert (len(content), sha256(content).hexdigest()) == (facts["size_bytes"], facts["sha256"])
             assert content[:2] not in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK"), f"{name} looks like a pickle"
     assert not list(whole.directory.glob("output/*checkpoint*"))
+
+
+def test_its_checkpoints_are_told_and_those_that_are_gone_are_not_said_to_be_kept(subject: Subject, whole: Run) -> None:
+    if not subject.trains:
+        pytest.skip("a stand-in has no state")
+    told = whole.said("checkpoint")
+    assert [each["step"] for each in told] == sorted({each["step"] for each in told})
+    kept = {int(path.name): path for path in whole.checkpoints}
+    assert (told[-1]["step"], told[-1]["oldest_step"]) == (max(kept), min(kept))
+    for report in told:
+        if report["step"] in kept:
+            path = kept[report["step"]]
+            assert report["manifest_digest"] == sha256((path / "manifest.json").read_bytes()).hexdigest()
+            assert report["size_bytes"] == sum(file.stat().st_size for file in path.iterdir())
 
 
 def test_sigterm_ends_it_with_143_and_no_last_word(subject: Subject, runs: Any) -> None:

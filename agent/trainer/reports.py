@@ -73,6 +73,12 @@ class Reports:
         """Tell the user something that does not stop the training."""
         self.append("warning", reason=reason, message=message[:MESSAGE_LIMIT])
 
+    def checkpoint(self, step: int, *, size_bytes: int, manifest_digest: str, oldest_step: int) -> None:
+        """Say that the checkpoint of a step is whole and on disk, and which is the oldest that is kept beside it."""
+        self.append(
+            "checkpoint", step=step, size_bytes=size_bytes, manifest_digest=manifest_digest, oldest_step=oldest_step
+        )
+
     def failed(self, reason: str, message: str) -> bool:
         """End with a failure; False if the end was already told."""
         return self.append("failed", reason=reason, message=message[:MESSAGE_LIMIT])

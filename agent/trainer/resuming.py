@@ -47,7 +47,7 @@ class Checkpointing:
         identity: what must be the same for a checkpoint to be of this training.
         steps: optimizer steps between two; None: EVERY_SECONDS.
         keep: how many are kept.
-        reports: told of each that cannot be used.
+        reports: told of each that was written, and of each that cannot be used.
         clock: monotonic seconds.
     """
 
@@ -109,6 +109,12 @@ class Checkpointing:
                 {**writers, "state.json": lambda path: _write_json(path, state)},
                 keep=self._keep,
                 beat=PULSE.beat,
+            )
+            self._reports.checkpoint(
+                written.step,
+                size_bytes=written.size_bytes,
+                manifest_digest=written.manifest_digest,
+                oldest_step=written.oldest_step,
             )
             log.info("checkpoint step=%d bytes=%d sha256=%s", written.step, written.size_bytes, written.manifest_digest)
         self._written_at = self._clock()

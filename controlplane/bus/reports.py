@@ -72,17 +72,27 @@ def _report(of: report_pb2.Report, attempt: int) -> requests.Report:
 
 
 #: Every other kind; `unreadable`, and what a later version may send, are not in it.
-_NEWS: dict[str | None, Callable[[report_pb2.Report, int], AttemptNews]] = {
+_NEWS: dict[str | None, Callable[[report_pb2.Report, int], AttemptNews | None]] = {
     "started": lambda of, attempt: news.Started(attempt),  # noqa: ARG005 - the pid is the node's business
     "phase_changed": lambda of, attempt: news.PhaseChanged(
         attempt, word(of.phase_changed.phase), message(of.phase_changed.message)
     ),
     "fetched": lambda of, attempt: news.Fetched(attempt, word(of.fetched.base_model_commit)),
     "warned": lambda of, attempt: news.Warned(attempt, word(of.warned.reason), message(of.warned.message)),
+    "checkpointed": lambda of, attempt: _checkpointed(of.checkpointed, attempt),
     "failed": lambda of, attempt: news.Failed(attempt, word(of.failed.reason), message(of.failed.message)),
     "stopped": lambda of, attempt: news.Stopped(attempt, word(of.stopped.reason)),
     "finished": lambda of, attempt: news.Finished(attempt),  # noqa: ARG005 - it says nothing more
 }
+
+
+def _checkpointed(of: report_pb2.Checkpointed, attempt: int) -> news.Checkpointed | None:
+    """None: it is of no step, or older ones than itself are not all that it says are kept."""
+    if of.step < 1 or of.oldest_step > of.step:
+        return None
+    return news.Checkpointed(
+        attempt, of.step, bounds.count(of.size_bytes), word(of.manifest_digest), max(of.oldest_step, 0)
+    )
 
 
 def _progressed(of: report_pb2.Progressed, attempt: int, time_us: int) -> news.Progressed | None:

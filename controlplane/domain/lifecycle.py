@@ -152,6 +152,10 @@ def _warning(course: _Course, news: n.Warned) -> None:
     course.tell(EventType.WARNING, reason=news.reason, message=news.message)
 
 
+def _checkpoint(course: _Course, news: n.Checkpointed) -> None:
+    course.tell(EventType.CHECKPOINT_SAVED, reason="", message=f"step {news.step}")
+
+
 def _finished(course: _Course, _news: n.Finished) -> None:
     _phase(course, n.PhaseChanged(course.job.attempt, "UPLOADING"))
 
@@ -304,6 +308,7 @@ _TRAINER: dict[type, _Step] = {
     n.PhaseChanged: _phase,
     n.Progressed: _progress,
     n.Warned: _warning,
+    n.Checkpointed: _checkpoint,
     n.Finished: _finished,
     n.CommitGranted: _granted,
     n.Published: _published,

@@ -91,6 +91,18 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """Its trainer completed a checkpoint; it is on its node."""
+
+    attempt: int
+    step: int
+    size_bytes: int
+    manifest_digest: str
+    oldest_step: int
+    """Those of earlier steps are gone; 0: not said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Its trainer's output is complete, not yet published."""
 
@@ -144,6 +156,7 @@ AttemptNews = (
     | PhaseChanged
     | Progressed
     | Warned
+    | Checkpointed
     | Finished
     | CommitGranted
     | Published
@@ -160,6 +173,7 @@ ATTEMPT_NEWS = (
     PhaseChanged,
     Progressed,
     Warned,
+    Checkpointed,
     Finished,
     CommitGranted,
     Published,

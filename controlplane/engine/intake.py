@@ -5,7 +5,7 @@
 
 The attempt's file is the durable copy and its line number the sequence, so "recorded up to n" is one guarded column and
 needs no inbox. Reports of an attempt that is over change nothing, but count: its node must be able to finish. Dense
-metrics are no news to the lifecycle: they go to their own table in the same transaction.
+metrics are no news to the lifecycle: they go to their own table in the same transaction. Checkpoints are news and rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import structlog
 from controlplane.domain import news as n
 from controlplane.domain.artifact import Artifact
 from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.domain.checkpoint import Checkpoint
 from controlplane.domain.job import LIVE
 from controlplane.domain.lifecycle import IllegalNews
 from controlplane.domain.metrics import chunk
@@ -116,13 +117,30 @@ class _Reading:
         except IllegalNews as error:  # an agent that lies, or a bug: it must not stop the others' reports
             _log.error("illegal_report", job=job.job_id, attempt=ref.number, node=self._batch.node, why=str(error))
             return job
-        if isinstance(news, n.Fetched) and ref.number == job.attempt and not job.terminal:
-            self._changes.tx.set_base_model_commit(job.uid, news.base_model_commit)
+        if isinstance(news, (n.Fetched, n.Checkpointed)) and ref.number == job.attempt and not job.terminal:
+            self._keep(job, news)
         if isinstance(news, (n.Started, *_ENDS)):
             self._keep_attempt(ref, news)
         if isinstance(news, n.Published) and report.output is not None:
             self._changes.tx.insert_artifacts(_artifacts(ref.job_uid, report.output))
         return moved
+
+    def _keep(self, job: Job, news: n.Fetched | n.Checkpointed) -> None:
+        """What is no part of the job's row."""
+        tx = self._changes.tx
+        if isinstance(news, n.Fetched):
+            tx.set_base_model_commit(job.uid, news.base_model_commit)
+            return
+        checkpoint = Checkpoint(
+            job.uid,
+            news.attempt,
+            news.step,
+            self._batch.node,
+            news.size_bytes,
+            news.manifest_digest,
+            self._changes.now_us,
+        )
+        tx.save_checkpoint(checkpoint, oldest_step=news.oldest_step)
 
     def _is_granted(self, ref: AttemptRef, output: Output | None) -> bool:
         attempt = self._attempts[ref]

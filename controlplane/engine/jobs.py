@@ -15,11 +15,16 @@ from controlplane.domain.job import State
 if TYPE_CHECKING:
     from controlplane.domain.artifact import Artifact
     from controlplane.domain.attempt import Attempt
+    from controlplane.domain.checkpoint import Checkpoint
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import JobRecord
     from controlplane.domain.spec import Rules
     from controlplane.engine.changes import Changes, Recorder
     from controlplane.engine.ports import JobFilter, Store, Transaction
+
+
+#: In one answer: some hundred bytes each.
+_MOST_CHECKPOINTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,17 @@ class Jobs:
             if record is None:
                 raise JobNotFound(job_id)
             return tx.artifacts(record.job.uid)
+
+        return await self._store.read(work)
+
+    async def checkpoints(self, job_id: str, *, project: str) -> list[Checkpoint]:
+        """The newest checkpoints that the job's trainers keep."""
+
+        def work(tx: Transaction) -> list[Checkpoint]:
+            record = tx.record(project, job_id)
+            if record is None:
+                raise JobNotFound(job_id)
+            return tx.checkpoints(record.job.uid, limit=_MOST_CHECKPOINTS)
 
         return await self._store.read(work)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from controlplane.domain.artifact import Artifact, Log
     from controlplane.domain.attempt import Attempt, AttemptNode
+    from controlplane.domain.checkpoint import Checkpoint
     from controlplane.domain.delivery import Delivery, Endpoint, PendingRetry
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import Job, JobRecord, NewJob, State, WaitingJob
@@ -228,7 +229,7 @@ class Transaction(Protocol):
         """Inserts or replaces."""
         ...
 
-    # artifacts and logs
+    # artifacts, logs and checkpoints
     def insert_artifacts(self, artifacts: Sequence[Artifact]) -> None:
         """Stores them; repeats change nothing."""
         ...
@@ -247,6 +248,14 @@ class Transaction(Protocol):
 
     def logs(self, job_uid: str) -> list[Log]:
         """By attempt and rank."""
+        ...
+
+    def save_checkpoint(self, checkpoint: Checkpoint, *, oldest_step: int) -> None:
+        """Inserts or replaces it, and forgets those of the job, of any attempt, of steps before `oldest_step`."""
+        ...
+
+    def checkpoints(self, job_uid: str, *, limit: int) -> list[Checkpoint]:
+        """The newest attempt's first, then by step, the greatest first."""
         ...
 
     # metrics

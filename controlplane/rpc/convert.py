@@ -15,6 +15,7 @@ from controlplane.domain.errors import InvalidArgument
 from controlplane.domain.job import State
 from trainplane.v1 import (
     artifact_pb2,
+    checkpoint_pb2,
     job_event_pb2,
     job_pb2,
     log_line_pb2,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from controlplane.domain.artifact import Artifact
     from controlplane.domain.attempt import Attempt
+    from controlplane.domain.checkpoint import Checkpoint
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import Progress
     from controlplane.domain.metrics import Curve
@@ -201,6 +203,18 @@ def artifact_message(artifact: Artifact) -> artifact_pb2.Artifact:
     """A published file."""
     return artifact_pb2.Artifact(
         path=artifact.path, uri=artifact.uri, size_bytes=artifact.size_bytes, sha256=artifact.sha256
+    )
+
+
+def checkpoint_message(checkpoint: Checkpoint) -> checkpoint_pb2.Checkpoint:
+    """A checkpoint on its node."""
+    return checkpoint_pb2.Checkpoint(
+        step=checkpoint.step,
+        attempt=checkpoint.attempt,
+        node=checkpoint.node,
+        size_bytes=checkpoint.size_bytes,
+        manifest_digest=checkpoint.manifest_digest,
+        create_time=timestamp(checkpoint.create_time_us),
     )
 
 

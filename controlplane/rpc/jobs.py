@@ -192,6 +192,15 @@ class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
         found = await self._metrics.curves(_name(request.job_id), project=PROJECT, most=most)
         return job_service_pb2.ListMetricsResponse(series=[convert.series_message(*each) for each in found.items()])
 
+    async def ListCheckpoints(  # noqa: N802
+        self,
+        request: job_service_pb2.ListCheckpointsRequest,
+        context: Context,  # noqa: ARG002
+    ) -> job_service_pb2.ListCheckpointsResponse:
+        """From what a later attempt may go on."""
+        found = await self._jobs.checkpoints(_name(request.job_id), project=PROJECT)
+        return job_service_pb2.ListCheckpointsResponse(checkpoints=map(convert.checkpoint_message, found))
+
     async def ListArtifacts(  # noqa: N802
         self,
         request: job_service_pb2.ListArtifactsRequest,

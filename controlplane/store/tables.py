@@ -10,6 +10,7 @@ JSON in TEXT, enumerations are their words. `migrations/` builds the same schema
            │              └── device_charges   a device is promised once, or the insert fails
            ├── endpoints ──── deliveries, pending_retries
            ├── metric_chunks     a trainer's dense series, some hundred steps a row
+           ├── checkpoints       those that a trainer keeps on its node
            └── artifacts, logs
     nodes, installation
 """
@@ -338,6 +339,21 @@ metric_chunks = Table(
     PrimaryKeyConstraint("job_uid", "attempt", "sequence"),
     CheckConstraint("attempt > 0 AND sequence > 0 AND points > 0", name="numbers"),
     CheckConstraint("0 <= first_step AND first_step <= last_step", name="steps"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _job_uid(),
+    _given("attempt", Integer),
+    _given("step", BigInteger),
+    _given("node", Key),
+    _given("size_bytes", BigInteger),
+    _given("manifest_digest", Text),
+    _given("create_time_us", BigInteger),
+    PrimaryKeyConstraint("job_uid", "attempt", "step"),
+    CheckConstraint("attempt > 0 AND step > 0 AND size_bytes >= 0", name="numbers"),
+    sqlite_with_rowid=False,
 )
 
 installation = Table(

@@ -10,6 +10,7 @@ from controlplane.store import tables
 from controlplane.store.artifacts import Artifacts
 from controlplane.store.attempts import Attempts
 from controlplane.store.bound import Bound, Upsert
+from controlplane.store.checkpoints import Checkpoints
 from controlplane.store.deliveries import Deliveries
 from controlplane.store.events import Events
 from controlplane.store.jobs import Jobs
@@ -41,7 +42,19 @@ class Installation(Bound):
 
 
 class SqlTransaction(
-    Jobs, Specs, Records, Queue, Outputs, Events, Attempts, Nodes, Artifacts, Metrics, Deliveries, Installation
+    Jobs,
+    Specs,
+    Records,
+    Queue,
+    Outputs,
+    Events,
+    Attempts,
+    Nodes,
+    Artifacts,
+    Checkpoints,
+    Metrics,
+    Deliveries,
+    Installation,
 ):
     """The port's `Transaction` over a connection in which one is open."""
 

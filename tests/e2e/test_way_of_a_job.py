@@ -44,7 +44,12 @@ async def watched(stack, job_id, after=0):
 
 
 async def test_a_job_succeeds_and_its_output_is_whole_and_matches_the_manifest(stack, node, tmp_path):
-    post(stack, mock_spec("way-1", tmp_path / "out", steps=5, step_seconds=0.05, log_lines=2, eval_loss=True))
+    post(
+        stack,
+        mock_spec(
+            "way-1", tmp_path / "out", steps=5, step_seconds=0.05, log_lines=2, eval_loss=True, checkpoint_every=1
+        ),
+    )
     events = await asyncio.wait_for(watched(stack, "way-1"), 40)
     types = [event.type for event in events]
     assert types[:3] == ["job.queued", "job.starting", "job.started"]
@@ -58,6 +63,11 @@ async def test_a_job_succeeds_and_its_output_is_whole_and_matches_the_manifest(s
     job = await until(stack, "way-1", "SUCCEEDED")
     assert job["attempts"][0]["node"] == node
     assert job["progress"]["step"] == 5
+    assert [event.message for event in events if event.type == "job.checkpoint_saved"] == [
+        f"step {step}" for step in range(1, 6)
+    ]
+    checkpoints = stack.http("GET", "/train/way-1/checkpoints")[1]["checkpoints"]
+    assert [(each["step"], each["attempt"], each["node"]) for each in checkpoints] == [(5, 1, node), (4, 1, node)]
     artifacts = stack.http("GET", "/train/way-1/artifacts")[1]["artifacts"]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
     assert {a["path"] for a in artifacts} == {f["path"] for f in manifest["files"]}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from trainplane.v1.artifact_pb2 import Artifact
+    from trainplane.v1.checkpoint_pb2 import Checkpoint
     from trainplane.v1.log_line_pb2 import LogLine
     from trainplane.v1.metric_pb2 import MetricSeries
     from trainplane.v1.node_pb2 import Node
@@ -101,6 +102,7 @@ class FakeJobService(JobServiceServicer, NodeServiceServicer, BackendServiceServ
     events: dict[str, list[JobEvent]] = field(default_factory=dict)
     lines: list[LogLine] = field(default_factory=list)
     files: list[Artifact] = field(default_factory=list)
+    kept: list[Checkpoint] = field(default_factory=list)
     machines: list[Node] = field(default_factory=list)
     refusals: defaultdict[str, list[status_pb2.Status]] = field(default_factory=lambda: defaultdict(list))
     calls: list[Call] = field(default_factory=list)
@@ -233,6 +235,11 @@ class FakeJobService(JobServiceServicer, NodeServiceServicer, BackendServiceServ
     async def ListBackends(self, request, context):  # noqa: N802
         await self._noted("ListBackends", request, context)
         return backend_service_pb2.ListBackendsResponse(backends=[{"name": "peft", "schema": {"type": "object"}}])
+
+    async def ListCheckpoints(self, request, context):  # noqa: N802
+        await self._noted("ListCheckpoints", request, context)
+        await self._found(request.job_id, context)
+        return job_service_pb2.ListCheckpointsResponse(checkpoints=self.kept)
 
     async def ListArtifacts(self, request, context):  # noqa: N802
         await self._noted("ListArtifacts", request, context)

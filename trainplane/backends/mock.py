@@ -46,6 +46,7 @@ OPTIONS: dict[str, type] = {
     "log_lines": int,
     "metrics": bool,
     "eval_loss": bool,
+    "checkpoint_every": int,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from trainplane.cli import demo, events, jobs, logs, metrics, nodes, submit, up, validate, watch
+from trainplane.cli import checkpoints, demo, events, jobs, logs, metrics, nodes, submit, up, validate, watch
 
 app = typer.Typer(
     name="trainplane",
@@ -24,6 +24,7 @@ app.command("job")(jobs.job)
 app.command("watch")(watch.watch)
 app.command("logs")(logs.logs)
 app.command("metrics")(metrics.metrics)
+app.command("checkpoints")(checkpoints.checkpoints)
 app.command("events")(events.events)
 app.command("cancel")(jobs.cancel)
 app.add_typer(nodes.app, name="nodes")

@@ -113,6 +113,7 @@ class BlockingClient:
     cancel = _Call(Client.cancel)
     wait = _Call(Client.wait)
     artifacts = _Call(Client.artifacts)
+    checkpoints = _Call(Client.checkpoints)
     nodes = _Call(Client.nodes)
     metrics = _Call(Client.metrics)
     backends = _Call(Client.backends)

@@ -25,6 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from trainplane.v1 import artifact_pb2 as trainplane_dot_v1_dot_artifact__pb2
+from trainplane.v1 import checkpoint_pb2 as trainplane_dot_v1_dot_checkpoint__pb2
 from trainplane.v1 import job_pb2 as trainplane_dot_v1_dot_job__pb2
 from trainplane.v1 import job_event_pb2 as trainplane_dot_v1_dot_job__event__pb2
 from trainplane.v1 import log_line_pb2 as trainplane_dot_v1_dot_log__line__pb2
@@ -33,7 +34,7 @@ from trainplane.v1 import preflight_pb2 as trainplane_dot_v1_dot_preflight__pb2
 from trainplane.v1 import training_spec_pb2 as trainplane_dot_v1_dot_training__spec__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrainplane/v1/job_service.proto\x12\rtrainplane.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1ctrainplane/v1/artifact.proto\x1a\x17trainplane/v1/job.proto\x1a\x1dtrainplane/v1/job_event.proto\x1a\x1ctrainplane/v1/log_line.proto\x1a\x1atrainplane/v1/metric.proto\x1a\x1dtrainplane/v1/preflight.proto\x1a!trainplane/v1/training_spec.proto\"h\n\x10\x43reateJobRequest\x12/\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.trainplane.v1.TrainingSpecR\x04spec\x12#\n\rvalidate_only\x18\x02 \x01(\x08R\x0cvalidateOnly\"b\n\x1cSubmitBackendTrainingRequest\x12\x18\n\x07\x62\x61\x63kend\x18\x01 \x01(\tR\x07\x62\x61\x63kend\x12(\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBodyR\x04\x62ody\"&\n\rGetJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x93\x01\n\x0fListJobsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12.\n\x05state\x18\x03 \x03(\x0e\x32\x18.trainplane.v1.Job.StateR\x05state\x12\x14\n\x05label\x18\x04 \x03(\tR\x05label\"b\n\x10ListJobsResponse\x12&\n\x04jobs\x18\x01 \x03(\x0b\x32\x12.trainplane.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n\x10\x43\x61ncelJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x90\x01\n\x14ListJobEventsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\rafterSequence\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"p\n\x15ListJobEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.trainplane.v1.JobEventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"O\n\x0fWatchJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\rafterSequence\"S\n\x13StreamEventsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\rafterSequence\"g\n\x12ListJobLogsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"k\n\x13ListJobLogsResponse\x12,\n\x05lines\x18\x01 \x03(\x0b\x32\x16.trainplane.v1.LogLineR\x05lines\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"H\n\x13WatchJobLogsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1a\n\x08position\x18\x02 \x01(\tR\x08position\"`\n\x14WatchJobLogsResponse\x12,\n\x05lines\x18\x01 \x03(\x0b\x32\x16.trainplane.v1.LogLineR\x05lines\x12\x1a\n\x08position\x18\x02 \x01(\tR\x08position\"F\n\x11StreamLogsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1a\n\x08position\x18\x02 \x01(\tR\x08position\"J\n\x12ListMetricsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n\nmax_points\x18\x02 \x01(\x05R\tmaxPoints\"J\n\x13ListMetricsResponse\x12\x33\n\x06series\x18\x01 \x03(\x0b\x32\x1b.trainplane.v1.MetricSeriesR\x06series\"-\n\x14ListArtifactsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"N\n\x15ListArtifactsResponse\x12\x35\n\tartifacts\x18\x01 \x03(\x0b\x32\x17.trainplane.v1.ArtifactR\tartifacts2\xf7\x0b\n\nJobService\x12M\n\x0eSubmitTraining\x12\x14.google.api.HttpBody\x1a\x12.trainplane.v1.Job\"\x11\x82\xd3\xe4\x93\x02\x0b\"\x06/train:\x01*\x12\x81\x01\n\x15SubmitBackendTraining\x12+.trainplane.v1.SubmitBackendTrainingRequest\x1a\x12.trainplane.v1.Job\"\'\x82\xd3\xe4\x93\x02!\"\x19/backends/{backend}/train:\x04\x62ody\x12^\n\x10ValidateTraining\x12\x14.google.api.HttpBody\x1a\x18.trainplane.v1.Preflight\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/train:validate:\x01*\x12@\n\tCreateJob\x12\x1f.trainplane.v1.CreateJobRequest\x1a\x12.trainplane.v1.Job\x12S\n\x06GetJob\x12\x1c.trainplane.v1.GetJobRequest\x1a\x12.trainplane.v1.Job\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/train/{job_id}\x12[\n\x08ListJobs\x12\x1e.trainplane.v1.ListJobsRequest\x1a\x1f.trainplane.v1.ListJobsResponse\"\x0e\x82\xd3\xe4\x93\x02\x08\x12\x06/train\x12\x63\n\tCancelJob\x12\x1f.trainplane.v1.CancelJobRequest\x1a\x12.trainplane.v1.Job\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/train/{job_id}:cancel:\x01*\x12z\n\rListJobEvents\x12#.trainplane.v1.ListJobEventsRequest\x1a$.trainplane.v1.ListJobEventsResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/train/{job_id}/events\x12\x45\n\x08WatchJob\x12\x1e.trainplane.v1.WatchJobRequest\x1a\x17.trainplane.v1.JobEvent0\x01\x12i\n\x0cStreamEvents\x12\".trainplane.v1.StreamEventsRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/train/{job_id}:watch0\x01\x12r\n\x0bListJobLogs\x12!.trainplane.v1.ListJobLogsRequest\x1a\".trainplane.v1.ListJobLogsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/train/{job_id}/logs\x12Y\n\x0cWatchJobLogs\x12\".trainplane.v1.WatchJobLogsRequest\x1a#.trainplane.v1.WatchJobLogsResponse0\x01\x12j\n\nStreamLogs\x12 .trainplane.v1.StreamLogsRequest\x1a\x14.google.api.HttpBody\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/train/{job_id}/logs:watch0\x01\x12u\n\x0bListMetrics\x12!.trainplane.v1.ListMetricsRequest\x1a\".trainplane.v1.ListMetricsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/train/{job_id}/metrics\x12}\n\rListArtifacts\x12#.trainplane.v1.ListArtifactsRequest\x1a$.trainplane.v1.ListArtifactsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/train/{job_id}/artifactsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrainplane/v1/job_service.proto\x12\rtrainplane.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1ctrainplane/v1/artifact.proto\x1a\x1etrainplane/v1/checkpoint.proto\x1a\x17trainplane/v1/job.proto\x1a\x1dtrainplane/v1/job_event.proto\x1a\x1ctrainplane/v1/log_line.proto\x1a\x1atrainplane/v1/metric.proto\x1a\x1dtrainplane/v1/preflight.proto\x1a!trainplane/v1/training_spec.proto\"h\n\x10\x43reateJobRequest\x12/\n\x04spec\x18\x01 \x01(\x0b\x32\x1b.trainplane.v1.TrainingSpecR\x04spec\x12#\n\rvalidate_only\x18\x02 \x01(\x08R\x0cvalidateOnly\"b\n\x1cSubmitBackendTrainingRequest\x12\x18\n\x07\x62\x61\x63kend\x18\x01 \x01(\tR\x07\x62\x61\x63kend\x12(\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBodyR\x04\x62ody\"&\n\rGetJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x93\x01\n\x0fListJobsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12.\n\x05state\x18\x03 \x03(\x0e\x32\x18.trainplane.v1.Job.StateR\x05state\x12\x14\n\x05label\x18\x04 \x03(\tR\x05label\"b\n\x10ListJobsResponse\x12&\n\x04jobs\x18\x01 \x03(\x0b\x32\x12.trainplane.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n\x10\x43\x61ncelJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x90\x01\n\x14ListJobEventsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\rafterSequence\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"p\n\x15ListJobEventsResponse\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x17.trainplane.v1.JobEventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"O\n\x0fWatchJobRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\rafterSequence\"S\n\x13StreamEventsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05R\rafterSequence\"g\n\x12ListJobLogsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"k\n\x13ListJobLogsResponse\x12,\n\x05lines\x18\x01 \x03(\x0b\x32\x16.trainplane.v1.LogLineR\x05lines\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"H\n\x13WatchJobLogsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1a\n\x08position\x18\x02 \x01(\tR\x08position\"`\n\x14WatchJobLogsResponse\x12,\n\x05lines\x18\x01 \x03(\x0b\x32\x16.trainplane.v1.LogLineR\x05lines\x12\x1a\n\x08position\x18\x02 \x01(\tR\x08position\"F\n\x11StreamLogsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1a\n\x08position\x18\x02 \x01(\tR\x08position\"J\n\x12ListMetricsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x1d\n\nmax_points\x18\x02 \x01(\x05R\tmaxPoints\"J\n\x13ListMetricsResponse\x12\x33\n\x06series\x18\x01 \x03(\x0b\x32\x1b.trainplane.v1.MetricSeriesR\x06series\"/\n\x16ListCheckpointsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"V\n\x17ListCheckpointsResponse\x12;\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.trainplane.v1.CheckpointR\x0b\x63heckpoints\"-\n\x14ListArtifactsRequest\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobId\"N\n\x15ListArtifactsResponse\x12\x35\n\tartifacts\x18\x01 \x03(\x0b\x32\x17.trainplane.v1.ArtifactR\tartifacts2\xff\x0c\n\nJobService\x12M\n\x0eSubmitTraining\x12\x14.google.api.HttpBody\x1a\x12.trainplane.v1.Job\"\x11\x82\xd3\xe4\x93\x02\x0b\"\x06/train:\x01*\x12\x81\x01\n\x15SubmitBackendTraining\x12+.trainplane.v1.SubmitBackendTrainingRequest\x1a\x12.trainplane.v1.Job\"\'\x82\xd3\xe4\x93\x02!\"\x19/backends/{backend}/train:\x04\x62ody\x12^\n\x10ValidateTraining\x12\x14.google.api.HttpBody\x1a\x18.trainplane.v1.Preflight\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/train:validate:\x01*\x12@\n\tCreateJob\x12\x1f.trainplane.v1.CreateJobRequest\x1a\x12.trainplane.v1.Job\x12S\n\x06GetJob\x12\x1c.trainplane.v1.GetJobRequest\x1a\x12.trainplane.v1.Job\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/train/{job_id}\x12[\n\x08ListJobs\x12\x1e.trainplane.v1.ListJobsRequest\x1a\x1f.trainplane.v1.ListJobsResponse\"\x0e\x82\xd3\xe4\x93\x02\x08\x12\x06/train\x12\x63\n\tCancelJob\x12\x1f.trainplane.v1.CancelJobRequest\x1a\x12.trainplane.v1.Job\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/train/{job_id}:cancel:\x01*\x12z\n\rListJobEvents\x12#.trainplane.v1.ListJobEventsRequest\x1a$.trainplane.v1.ListJobEventsResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/train/{job_id}/events\x12\x45\n\x08WatchJob\x12\x1e.trainplane.v1.WatchJobRequest\x1a\x17.trainplane.v1.JobEvent0\x01\x12i\n\x0cStreamEvents\x12\".trainplane.v1.StreamEventsRequest\x1a\x14.google.api.HttpBody\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/train/{job_id}:watch0\x01\x12r\n\x0bListJobLogs\x12!.trainplane.v1.ListJobLogsRequest\x1a\".trainplane.v1.ListJobLogsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/train/{job_id}/logs\x12Y\n\x0cWatchJobLogs\x12\".trainplane.v1.WatchJobLogsRequest\x1a#.trainplane.v1.WatchJobLogsResponse0\x01\x12j\n\nStreamLogs\x12 .trainplane.v1.StreamLogsRequest\x1a\x14.google.api.HttpBody\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/train/{job_id}/logs:watch0\x01\x12u\n\x0bListMetrics\x12!.trainplane.v1.ListMetricsRequest\x1a\".trainplane.v1.ListMetricsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/train/{job_id}/metrics\x12\x85\x01\n\x0fListCheckpoints\x12%.trainplane.v1.ListCheckpointsRequest\x1a&.trainplane.v1.ListCheckpointsResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/train/{job_id}/checkpoints\x12}\n\rListArtifacts\x12#.trainplane.v1.ListArtifactsRequest\x1a$.trainplane.v1.ListArtifactsResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/train/{job_id}/artifactsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,46 +63,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICE'].methods_by_name['StreamLogs']._serialized_options = b'\202\323\344\223\002\034\022\032/train/{job_id}/logs:watch'
   _globals['_JOBSERVICE'].methods_by_name['ListMetrics']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['ListMetrics']._serialized_options = b'\202\323\344\223\002\031\022\027/train/{job_id}/metrics'
+  _globals['_JOBSERVICE'].methods_by_name['ListCheckpoints']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListCheckpoints']._serialized_options = b'\202\323\344\223\002\035\022\033/train/{job_id}/checkpoints'
   _globals['_JOBSERVICE'].methods_by_name['ListArtifacts']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['ListArtifacts']._serialized_options = b'\202\323\344\223\002\033\022\031/train/{job_id}/artifacts'
-  _globals['_CREATEJOBREQUEST']._serialized_start=317
-  _globals['_CREATEJOBREQUEST']._serialized_end=421
-  _globals['_SUBMITBACKENDTRAININGREQUEST']._serialized_start=423
-  _globals['_SUBMITBACKENDTRAININGREQUEST']._serialized_end=521
-  _globals['_GETJOBREQUEST']._serialized_start=523
-  _globals['_GETJOBREQUEST']._serialized_end=561
-  _globals['_LISTJOBSREQUEST']._serialized_start=564
-  _globals['_LISTJOBSREQUEST']._serialized_end=711
-  _globals['_LISTJOBSRESPONSE']._serialized_start=713
-  _globals['_LISTJOBSRESPONSE']._serialized_end=811
-  _globals['_CANCELJOBREQUEST']._serialized_start=813
-  _globals['_CANCELJOBREQUEST']._serialized_end=854
-  _globals['_LISTJOBEVENTSREQUEST']._serialized_start=857
-  _globals['_LISTJOBEVENTSREQUEST']._serialized_end=1001
-  _globals['_LISTJOBEVENTSRESPONSE']._serialized_start=1003
-  _globals['_LISTJOBEVENTSRESPONSE']._serialized_end=1115
-  _globals['_WATCHJOBREQUEST']._serialized_start=1117
-  _globals['_WATCHJOBREQUEST']._serialized_end=1196
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=1198
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=1281
-  _globals['_LISTJOBLOGSREQUEST']._serialized_start=1283
-  _globals['_LISTJOBLOGSREQUEST']._serialized_end=1386
-  _globals['_LISTJOBLOGSRESPONSE']._serialized_start=1388
-  _globals['_LISTJOBLOGSRESPONSE']._serialized_end=1495
-  _globals['_WATCHJOBLOGSREQUEST']._serialized_start=1497
-  _globals['_WATCHJOBLOGSREQUEST']._serialized_end=1569
-  _globals['_WATCHJOBLOGSRESPONSE']._serialized_start=1571
-  _globals['_WATCHJOBLOGSRESPONSE']._serialized_end=1667
-  _globals['_STREAMLOGSREQUEST']._serialized_start=1669
-  _globals['_STREAMLOGSREQUEST']._serialized_end=1739
-  _globals['_LISTMETRICSREQUEST']._serialized_start=1741
-  _globals['_LISTMETRICSREQUEST']._serialized_end=1815
-  _globals['_LISTMETRICSRESPONSE']._serialized_start=1817
-  _globals['_LISTMETRICSRESPONSE']._serialized_end=1891
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1893
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1938
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1940
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=2018
-  _globals['_JOBSERVICE']._serialized_start=2021
-  _globals['_JOBSERVICE']._serialized_end=3548
+  _globals['_CREATEJOBREQUEST']._serialized_start=349
+  _globals['_CREATEJOBREQUEST']._serialized_end=453
+  _globals['_SUBMITBACKENDTRAININGREQUEST']._serialized_start=455
+  _globals['_SUBMITBACKENDTRAININGREQUEST']._serialized_end=553
+  _globals['_GETJOBREQUEST']._serialized_start=555
+  _globals['_GETJOBREQUEST']._serialized_end=593
+  _globals['_LISTJOBSREQUEST']._serialized_start=596
+  _globals['_LISTJOBSREQUEST']._serialized_end=743
+  _globals['_LISTJOBSRESPONSE']._serialized_start=745
+  _globals['_LISTJOBSRESPONSE']._serialized_end=843
+  _globals['_CANCELJOBREQUEST']._serialized_start=845
+  _globals['_CANCELJOBREQUEST']._serialized_end=886
+  _globals['_LISTJOBEVENTSREQUEST']._serialized_start=889
+  _globals['_LISTJOBEVENTSREQUEST']._serialized_end=1033
+  _globals['_LISTJOBEVENTSRESPONSE']._serialized_start=1035
+  _globals['_LISTJOBEVENTSRESPONSE']._serialized_end=1147
+  _globals['_WATCHJOBREQUEST']._serialized_start=1149
+  _globals['_WATCHJOBREQUEST']._serialized_end=1228
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=1230
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=1313
+  _globals['_LISTJOBLOGSREQUEST']._serialized_start=1315
+  _globals['_LISTJOBLOGSREQUEST']._serialized_end=1418
+  _globals['_LISTJOBLOGSRESPONSE']._serialized_start=1420
+  _globals['_LISTJOBLOGSRESPONSE']._serialized_end=1527
+  _globals['_WATCHJOBLOGSREQUEST']._serialized_start=1529
+  _globals['_WATCHJOBLOGSREQUEST']._serialized_end=1601
+  _globals['_WATCHJOBLOGSRESPONSE']._serialized_start=1603
+  _globals['_WATCHJOBLOGSRESPONSE']._serialized_end=1699
+  _globals['_STREAMLOGSREQUEST']._serialized_start=1701
+  _globals['_STREAMLOGSREQUEST']._serialized_end=1771
+  _globals['_LISTMETRICSREQUEST']._serialized_start=1773
+  _globals['_LISTMETRICSREQUEST']._serialized_end=1847
+  _globals['_LISTMETRICSRESPONSE']._serialized_start=1849
+  _globals['_LISTMETRICSRESPONSE']._serialized_end=1923
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1925
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1972
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1974
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2060
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=2062
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=2107
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=2109
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=2187
+  _globals['_JOBSERVICE']._serialized_start=2190
+  _globals['_JOBSERVICE']._serialized_end=3853
 # @@protoc_insertion_point(module_scope)

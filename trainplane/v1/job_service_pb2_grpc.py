@@ -112,6 +112,11 @@ class JobServiceStub:
                 request_serializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsRequest.SerializeToString,
                 response_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsResponse.FromString,
                 _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/trainplane.v1.JobService/ListCheckpoints',
+                request_serializer=trainplane_dot_v1_dot_job__service__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/trainplane.v1.JobService/ListArtifacts',
                 request_serializer=trainplane_dot_v1_dot_job__service__pb2.ListArtifactsRequest.SerializeToString,
@@ -241,6 +246,14 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCheckpoints(self, request, context):
+        """Lists the newest checkpoints that a job's trainers completed and said that they keep, `checkpoint_limit` of a trainer's; at
+        most 1000. Of a job that has ended: those that there were last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Lists the published files of a job; empty before SUCCEEDED.
         """
@@ -320,6 +333,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListMetrics,
                     request_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsRequest.FromString,
                     response_serializer=trainplane_dot_v1_dot_job__service__pb2.ListMetricsResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=trainplane_dot_v1_dot_job__service__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=trainplane_dot_v1_dot_job__service__pb2.ListCheckpointsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -709,6 +727,33 @@ class JobService:
             '/trainplane.v1.JobService/ListMetrics',
             trainplane_dot_v1_dot_job__service__pb2.ListMetricsRequest.SerializeToString,
             trainplane_dot_v1_dot_job__service__pb2.ListMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trainplane.v1.JobService/ListCheckpoints',
+            trainplane_dot_v1_dot_job__service__pb2.ListCheckpointsRequest.SerializeToString,
+            trainplane_dot_v1_dot_job__service__pb2.ListCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

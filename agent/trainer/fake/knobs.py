@@ -51,6 +51,9 @@ KNOBS = (
     Knob("output_bytes", 4096, "bytes of weights in output/"),
     Knob("log_lines", 1, "lines written to the log at each step"),
     Knob("metrics", False, "report every step's point in `metrics` lines, as the real trainer does"),
+    Knob(
+        "checkpoint_every", 0, "report a checkpoint after every so many steps, of which it keeps two; none is written"
+    ),
     Knob("eval_loss", False, "report losses of an evaluation at the end, as a job with an eval split does"),
 )
 

@@ -124,6 +124,10 @@ def _make_steps(reports: Reports, knobs: Mapping[str, Any]) -> None:
         if knobs["progress_every_step"] or step in (1, total) or now - reported_at >= 1.0:
             reported_at = now
             _report_progress(reports, step, total=total, step_seconds=knobs["step_seconds"])
+        every = knobs["checkpoint_every"]
+        if every and step % every == 0:
+            oldest = max(step - every, every)
+            reports.checkpoint(step, size_bytes=4096, manifest_digest=f"{step:064x}", oldest_step=oldest)
     if knobs["eval_loss"]:
         reports.phase("EVALUATING")
         _report_progress(reports, total, total=total, step_seconds=0.0, eval_loss_before=2.6, eval_loss=1.3)

@@ -77,13 +77,16 @@ def _train(plan: Plan, directory: Path, reports: Reports) -> None:
     def passed_over(path: Path, why: str) -> None:
         reports.warning("CHECKPOINT_UNUSABLE", f"the checkpoint of step {path.name} is passed over: {why}")
 
+    def saved(facts: dict[str, Any]) -> None:
+        reports.append("checkpoint", **facts)
+
     found = next(checkpoint.usable(roots, identity, passed_over), None)
     if found is not None:
         loop.resume(found)
     reports.phase("TRAINING", "" if found is None else f"goes on from the checkpoint of step {found.step}")
     log.info("examples=%d steps=%d adapters=%d device=%s", len(examples), loop.total_steps, len(adapters), loop.device)
     meter = Meter(reports, loop, plan.steps_per_epoch(len(examples)))
-    loop.run(meter.on_step, wish(plan), roots[0], identity)
+    loop.run(meter.on_step, wish(plan), saved, roots[0], identity)
     _write(
         directory / "output",
         adapters,

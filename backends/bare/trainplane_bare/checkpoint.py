@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,26 +31,39 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *, keep: int) -> None:
-    """Write one, durable when this returns, and remove all but the newest `keep`."""
+def save(root: Path, step: int, writers: Mapping[str, Callable[[Path], None]], *, keep: int) -> dict[str, Any]:
+    """Write one, durable when this returns, and remove all but the newest `keep`, it among them.
+
+    Answers what is reported of it.
+    """
     root.mkdir(exist_ok=True)
     aside, place = root / f".writing-{step:08d}", root / f"{step:08d}"
     for stale in (*root.glob(".writing-*"), place):
         shutil.rmtree(stale, ignore_errors=True)
     aside.mkdir()
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for name, write in writers.items():
         write(aside / name)
         sync(aside / name)
         files[name] = {"sha256": _digest(aside / name), "size_bytes": (aside / name).stat().st_size}
     manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
-    (aside / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    written = json.dumps(manifest).encode()
+    (aside / _MANIFEST).write_bytes(written)
     sync(aside / _MANIFEST)
     sync(aside)
     aside.rename(place)
     sync(root)
-    for old in _newest_first([root])[keep:]:
-        shutil.rmtree(old)
+    found = _newest_first([root])
+    kept = [path for path in found if int(path.name) <= step][:keep]
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path)
+    return {
+        "step": step,
+        "size_bytes": len(written) + sum(int(facts["size_bytes"]) for facts in files.values()),
+        "manifest_digest": sha256(written).hexdigest(),
+        "oldest_step": int(kept[-1].name),
+    }
 
 
 def usable(roots: Sequence[Path], identity: str, passed_over: Callable[[Path, str], None]) -> Iterator[Checkpoint]:

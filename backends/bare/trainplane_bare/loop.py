@@ -84,13 +84,19 @@ class Loop:
         )
 
     def run(
-        self, on_step: Callable[[Step], None], checkpoints: Callable[[int], bool], root: Path, identity: str
+        self,
+        on_step: Callable[[Step], None],
+        checkpoints: Callable[[int], bool],
+        on_checkpoint: Callable[[dict[str, Any]], None],
+        root: Path,
+        identity: str,
     ) -> None:
         """Make the steps that are left.
 
         Args:
             on_step: told of each.
             checkpoints: whether one is wanted after a step.
+            on_checkpoint: told what is reported of each.
             root: where they go.
             identity: what they say of themselves.
 
@@ -103,7 +109,7 @@ class Loop:
             self.losses.append(step.loss)
             on_step(step)
             if number < self.total_steps and checkpoints(number):
-                self._save(root, identity)
+                on_checkpoint(self._save(root, identity))
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint as if nothing had happened."""
@@ -121,7 +127,7 @@ class Loop:
             torch.cuda.set_rng_state(_tensor(found.state["cuda_random"]))
         self.losses = found.state["losses"]
 
-    def _save(self, root: Path, identity: str) -> None:
+    def _save(self, root: Path, identity: str) -> dict[str, Any]:
         moments = {
             f"{index}.{name}": value.detach().cpu().clone()
             for index, values in self.optimizer.state_dict()["state"].items()
@@ -134,7 +140,7 @@ class Loop:
             "random": _text(torch.get_rng_state()),
             "cuda_random": _text(torch.cuda.get_rng_state()) if self.device.type == "cuda" else "",
         }
-        checkpoint.save(
+        return checkpoint.save(
             root,
             len(self.losses),
             {

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from controlplane.domain.artifact import Artifact, Log
+from controlplane.domain.checkpoint import Checkpoint
 from controlplane.domain.delivery import Delivery, Outcome, PendingRetry
 from controlplane.domain.job import State
 from controlplane.domain.metrics import MetricChunk
@@ -59,6 +60,12 @@ IMPOSSIBLE = {
     "a chunk without points": lambda tx: tx.insert_metric_chunks([MetricChunk(OWNER.uid, 1, 1, 1, 1, 0, "{}")]),
     "a chunk that ends before it begins": lambda tx: tx.insert_metric_chunks(
         [MetricChunk(OWNER.uid, 1, 1, 2, 1, 1, "{}")]
+    ),
+    "a checkpoint of no job": lambda tx: tx.save_checkpoint(
+        Checkpoint("nobody", 1, 1, "gpu-01", 1, "", 1), oldest_step=0
+    ),
+    "a checkpoint of step 0": lambda tx: tx.save_checkpoint(
+        Checkpoint(OWNER.uid, 1, 0, "gpu-01", 1, "", 1), oldest_step=0
     ),
     "an endpoint in an unknown state": lambda tx: tx.insert_endpoints([endpoint(OWNER, state=_Word("GONE"))]),
     "a retry of no endpoint": lambda tx: tx.save_retry(PendingRetry(OWNER.uid, "webhook", 1, 1, 1)),

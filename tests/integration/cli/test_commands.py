@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.fake_job_service import FakeJobService, serving, status, story
+from trainplane.v1.checkpoint_pb2 import Checkpoint
 from trainplane.v1.job_pb2 import Job
 from trainplane.v1.log_line_pb2 import LogLine
 from trainplane.v1.metric_pb2 import MetricSeries
@@ -335,6 +336,17 @@ async def test_metrics_are_told_in_short_and_as_points(service, cli):
     shown = json.loads((await cli("metrics", "j", "--max-points", "10", "-o", "json")).out)
     assert shown == {"series": [{"name": "loss", "steps": [1, 2, 300], "values": [2.5, 9.0, 0.125]}]}
     assert service.calls[-1].request.max_points == 10
+
+
+async def test_checkpoints_are_told_by_step_attempt_and_node(service, cli):
+    service.add("j", Job.RUNNING)
+    assert (await cli("checkpoints", "j")).out == "no checkpoints yet\n"
+    service.kept = [Checkpoint(step=40, attempt=2, node="gpu-01", size_bytes=3 * 2**20, manifest_digest="ab")]
+    told = (await cli("checkpoints", "j")).out
+    assert told.splitlines()[1].split() == ["40", "2", "gpu-01", "3.0", "MiB"]
+    [shown] = json.loads((await cli("checkpoints", "j", "-o", "json")).out)
+    assert (shown["step"], shown["manifest_digest"], shown["size_bytes"]) == (40, "ab", 3 * 2**20)
+    assert (await cli("checkpoints", "nobody")).code == 3
 
 
 async def test_watch_of_a_cancelled_job_exits_1(service, cli):

@@ -15,6 +15,7 @@ from trainplane.client import Client, ClientSettings
 from trainplane.sdk.retrying import RetryPolicy
 from trainplane.sdk.watching import WatchPolicy
 from trainplane.v1.artifact_pb2 import Artifact
+from trainplane.v1.checkpoint_pb2 import Checkpoint
 from trainplane.v1.job_event_pb2 import JobEvent
 from trainplane.v1.job_pb2 import Job
 from trainplane.v1.job_service_pb2 import WatchJobLogsResponse
@@ -194,6 +195,15 @@ async def test_artifacts_nodes_and_cancel_answer_what_there_is(service, client):
     assert [each.path for each in await client.artifacts("j")] == ["adapter_model.safetensors"]
     assert [each.name for each in await client.nodes()] == ["gpu-01"]
     assert (await client.cancel("j")).state == Job.CANCELLING
+
+
+async def test_checkpoints_are_listed_and_a_job_that_is_not_there_is_told(service, client):
+    service.add("j", Job.RUNNING)
+    assert await client.checkpoints("j") == ()
+    service.kept.append(Checkpoint(step=40, attempt=2, node="gpu-01"))
+    assert [(each.step, each.attempt, each.node) for each in await client.checkpoints("j")] == [(40, 2, "gpu-01")]
+    with pytest.raises(e.JobNotFound):
+        await client.checkpoints("nobody")
 
 
 # Watching.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -157,6 +158,34 @@ async def test_an_unreadable_report_counts_and_changes_nothing(tmp_path):
         agent, ref = await placed(here)
         assert applied(await agent.report(ref, 1, None, n.Started(1), None, step(1))) == [(4, False)]
         assert await here.types("j") == ["job.queued", "job.starting", "job.started", "job.progress"]
+
+
+@in_virtual_time
+async def test_checkpoints_are_told_and_listed_and_those_that_are_gone_forgotten(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        saved = [n.Checkpointed(1, step, step * 100, f"d{step}", max(step - 10, 10)) for step in (10, 20, 30)]
+        rows = (n.Started(1), *saved)
+        assert applied(await agent.report(ref, 1, *rows)) == [(4, False)]
+        assert applied(await agent.report(ref, 1, *rows)) == [(4, False)]
+        events = await here.jobs.events("j", project="default", after=0, limit=50)
+        told = [each for each in events if each.type == "job.checkpoint_saved"]
+        assert [json.loads(each.json)["data"]["message"] for each in told] == ["step 10", "step 20", "step 30"]
+        found = await here.jobs.checkpoints("j", project="default")
+        assert [(c.attempt, c.step, c.node, c.size_bytes, c.manifest_digest) for c in found] == [
+            (1, 30, "gpu-01", 3000, "d30"),
+            (1, 20, "gpu-01", 2000, "d20"),
+        ]
+
+
+@in_virtual_time
+async def test_a_checkpoint_of_an_attempt_that_is_over_is_not_listed(tmp_path):
+    async with world(tmp_path) as here:
+        agent, ref = await placed(here)
+        await agent.report(ref, 1, n.Started(1), n.Failed(1, "DATASET_EMPTY", ""))
+        assert applied(await agent.report(ref, 3, n.Checkpointed(1, 10, 1, "d", 10))) == [(3, False)]
+        assert await here.jobs.checkpoints("j", project="default") == []
+        assert (await here.types("j"))[-1] == "job.failed"
 
 
 @in_virtual_time

@@ -125,6 +125,17 @@ async def test_metrics_are_shown_thinned_to_what_was_asked_for(tmp_path):
         assert {1, 400} <= set(thin.series[1].steps)
 
 
+async def test_checkpoints_are_listed_with_where_they_lie(tmp_path):
+    async with world(tmp_path) as here, calling(here) as (jobs, _):
+        agent, ref = await placed(here)
+        await agent.report(ref, 1, n.Started(1), n.Checkpointed(1, 10, 2**40, "ab", 10))
+        answer = await jobs.ListCheckpoints(service.ListCheckpointsRequest(job_id="j"))
+        [found] = answer.checkpoints
+        assert (found.step, found.attempt, found.node, found.size_bytes) == (10, 1, "gpu-01", 2**40)
+        assert found.manifest_digest == "ab"
+        assert found.create_time.ToMicroseconds() > 0
+
+
 @pytest.mark.parametrize("most", [-1, 1, 9, 1501, 2**31 - 1])
 async def test_how_many_points_is_bounded(tmp_path, most):
     async with world(tmp_path) as here, calling(here) as (jobs, _):

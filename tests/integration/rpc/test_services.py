@@ -137,6 +137,7 @@ async def test_a_job_that_cannot_be_is_not_found_by_any_call(tmp_path, name):
             jobs.ListJobEvents(service.ListJobEventsRequest(job_id=name)),
             jobs.ListJobLogs(service.ListJobLogsRequest(job_id=name)),
             jobs.ListArtifacts(service.ListArtifactsRequest(job_id=name)),
+            jobs.ListCheckpoints(service.ListCheckpointsRequest(job_id=name)),
             jobs.ListMetrics(service.ListMetricsRequest(job_id=name)),
             jobs.WatchJobLogs(service.WatchJobLogsRequest(job_id=name)).read(),
             jobs.StreamLogs(service.StreamLogsRequest(job_id=name)).read(),

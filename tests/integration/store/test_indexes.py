@@ -39,6 +39,7 @@ QUERIES = {
     "who publishes to a place": lambda tx: tx.output_holder("default", "/out/a/"),
     "old secrets": lambda tx: tx.old_secrets(ended_before_us=5, limit=5),
     "artifacts": lambda tx: tx.artifacts("01K5"),
+    "checkpoints": lambda tx: tx.checkpoints("01K5", limit=5),
     "logs": lambda tx: tx.logs("01K5"),
     "chunks of metrics": lambda tx: tx.metric_chunks("01K5", after=(1, 7), limit=5),
     "first measured steps": lambda tx: tx.first_measured_steps("01K5"),

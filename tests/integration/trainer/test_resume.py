@@ -191,6 +191,12 @@ def test_the_newest_are_kept(make: Callable[..., Attempt]):
         whole = verified(path)
         assert f"checkpoint step={step} bytes={whole.size_bytes} sha256={whole.manifest_digest}" in log
         assert whole.size_bytes == sum(file.stat().st_size for file in path.iterdir())
+    told = {each.pop("step"): each for each in attempt.said("checkpoint")}
+    assert {step: each["oldest_step"] for step, each in told.items()} == {2: 2, 4: 2, 6: 2, 8: 4, 10: 6}
+    for step, path in zip([6, 8, 10], kept, strict=True):
+        whole = verified(path)
+        assert told[step]["manifest_digest"] == whole.manifest_digest
+        assert told[step]["size_bytes"] == whole.size_bytes
 
 
 def test_two_ranks_go_on_with_the_samples_that_they_would_have_had(make: Callable[..., Attempt]):

@@ -50,6 +50,19 @@ def line(kind: str, **fields: Any) -> bytes:
         ),
         (line("failed", reason="A"), report_pb2.Report(time=STAMP, failed=report_pb2.Failed(reason="A"))),
         (line("stopped", reason="A"), report_pb2.Report(time=STAMP, stopped=report_pb2.Stopped(reason="A"))),
+        (
+            line("checkpoint", step=40, size_bytes=2**40, manifest_digest="d", oldest_step=20),
+            report_pb2.Report(
+                time=STAMP,
+                checkpointed=report_pb2.Checkpointed(step=40, size_bytes=2**40, manifest_digest="d", oldest_step=20),
+            ),
+        ),
+        (
+            line("checkpoint", step=40, size_bytes=1, manifest_digest="d"),
+            report_pb2.Report(
+                time=STAMP, checkpointed=report_pb2.Checkpointed(step=40, size_bytes=1, manifest_digest="d")
+            ),
+        ),
         (line("finished"), report_pb2.Report(time=STAMP, finished=report_pb2.Finished())),
         (
             line("metrics", series={"step": [1, 2], "loss": [2.5, 2]}),
@@ -106,6 +119,8 @@ def test_every_kind_of_line_becomes_its_report(written: bytes, expected: report_
         line("progress", step=1).replace(b'"step": 1', b'"loss": 1e999'),
         line("progress", step="1"),
         line("published", output_uri="x"),
+        line("checkpoint", step=1, size_bytes=1),
+        line("checkpoint", step="1", size_bytes=1, manifest_digest="d"),
         line("metrics"),
         line("metrics", series={"loss": [1]}),
         line("metrics", series={"step": [], "loss": []}),

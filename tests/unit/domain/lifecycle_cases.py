@@ -30,6 +30,7 @@ def news(kind: type, attempt: int = 1) -> n.News:
         n.PhaseChanged: lambda: n.PhaseChanged(attempt, "TRAINING"),
         n.Progressed: lambda: n.Progressed(attempt, Progress(step=1, total_steps=2)),
         n.Warned: lambda: n.Warned(attempt, "TRUNCATED", "3 rows were cut"),
+        n.Checkpointed: lambda: n.Checkpointed(attempt, 40, 4096, "00", 20),
         n.Failed: lambda: n.Failed(attempt, "TRAINER_CRASHED", "exit status 1"),
         n.Stopped: lambda: n.Stopped(attempt, "CANCELLED"),
         n.Lost: lambda: n.Lost(attempt, "NODE_LOST", "silent"),

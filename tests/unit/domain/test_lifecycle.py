@@ -52,6 +52,13 @@ def test_the_whole_matrix_is_as_committed():
     assert found == GOLDEN.read_text(), "the lifecycle changed: look at the diff, then UPDATE_GOLDEN=1"
 
 
+def test_a_checkpoint_is_told_with_its_step_and_changes_nothing_else():
+    before = job(State.RUNNING, reason="R", message="m", phase="TRAINING")
+    after, [told] = advance(before, n.Checkpointed(1, 40, 4096, "00", 20), now_us=NOW_US)
+    assert (told.type, told.reason, told.message) == (EventType.CHECKPOINT_SAVED, "", "step 40")
+    assert after == replace(before, last_sequence=6, update_time_us=NOW_US)
+
+
 def test_success_tells_what_training_came_to():
     before = replace(
         job(State.RUNNING, granted=True), progress=Progress(3, 3, loss=1.5, eval_loss_before=2.5, eval_loss=1.0)

@@ -62,6 +62,10 @@ def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_tim
             remaining_seconds=2.5,
         ),
         report_pb2.Report(warned=report_pb2.Warned(reason="R", message="m")),
+        checkpointed(40, size_bytes=-1, manifest_digest="ab" * 500, oldest_step=20),
+        checkpointed(40, oldest_step=-7),
+        checkpointed(0),
+        checkpointed(40, oldest_step=41),
         report_pb2.Report(failed=report_pb2.Failed(reason="R", message="m")),
         report_pb2.Report(stopped=report_pb2.Stopped(reason="CANCELLED")),
         report_pb2.Report(finished=report_pb2.Finished()),
@@ -78,6 +82,10 @@ def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_tim
         Report(TIME_US, news.PhaseChanged(3, "TRAINING")),
         Report(TIME_US, news.Progressed(3, progress)),
         Report(TIME_US, news.Warned(3, "R", "m")),
+        Report(TIME_US, news.Checkpointed(3, 40, 0, "ab" * 64, 20)),
+        Report(TIME_US, news.Checkpointed(3, 40, 0, "", 0)),
+        Report(TIME_US, None),
+        Report(TIME_US, None),
         Report(TIME_US, news.Failed(3, "R", "m")),
         Report(TIME_US, news.Stopped(3, "CANCELLED")),
         Report(TIME_US, news.Finished(3)),
@@ -90,6 +98,10 @@ def test_each_kind_becomes_its_news_with_the_attempts_number_and_the_writers_tim
 def test_every_kind_on_the_wire_is_known_here() -> None:
     kinds = {field.name for field in report_pb2.Report.DESCRIPTOR.oneofs_by_name["news"].fields}
     assert kinds == {*reports._NEWS, "progressed", "published", "measured", "unreadable"}
+
+
+def checkpointed(step: int, **fields) -> report_pb2.Report:
+    return report_pb2.Report(checkpointed=report_pb2.Checkpointed(step=step, **fields))
 
 
 def measured(steps: list[int], **series: list[float]) -> report_pb2.Report:

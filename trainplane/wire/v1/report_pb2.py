@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from trainplane.wire.v1 import sync_pb2 as trainplane_dot_wire_dot_v1_dot_sync__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrainplane/wire/v1/report.proto\x12\x12trainplane.wire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtrainplane/wire/v1/sync.proto\"q\n\rReportRequest\x12 \n\x0bincarnation\x18\x01 \x01(\x03R\x0bincarnation\x12>\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\".trainplane.wire.v1.AttemptReportsR\x08\x61ttempts\"\xa7\x01\n\x0e\x41ttemptReports\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12%\n\x0e\x66irst_sequence\x18\x02 \x01(\x03R\rfirstSequence\x12\x34\n\x07reports\x18\x03 \x03(\x0b\x32\x1a.trainplane.wire.v1.ReportR\x07reports\"\xdb\x05\n\x06Report\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x37\n\x07started\x18\x02 \x01(\x0b\x32\x1b.trainplane.wire.v1.StartedH\x00R\x07started\x12G\n\rphase_changed\x18\x03 \x01(\x0b\x32 .trainplane.wire.v1.PhaseChangedH\x00R\x0cphaseChanged\x12@\n\nprogressed\x18\x04 \x01(\x0b\x32\x1e.trainplane.wire.v1.ProgressedH\x00R\nprogressed\x12\x34\n\x06warned\x18\x05 \x01(\x0b\x32\x1a.trainplane.wire.v1.WarnedH\x00R\x06warned\x12\x34\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x1a.trainplane.wire.v1.FailedH\x00R\x06\x66\x61iled\x12\x37\n\x07stopped\x18\x07 \x01(\x0b\x32\x1b.trainplane.wire.v1.StoppedH\x00R\x07stopped\x12:\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x1c.trainplane.wire.v1.FinishedH\x00R\x08\x66inished\x12=\n\tpublished\x18\t \x01(\x0b\x32\x1d.trainplane.wire.v1.PublishedH\x00R\tpublished\x12@\n\nunreadable\x18\n \x01(\x0b\x32\x1e.trainplane.wire.v1.UnreadableH\x00R\nunreadable\x12\x37\n\x07\x66\x65tched\x18\x0b \x01(\x0b\x32\x1b.trainplane.wire.v1.FetchedH\x00R\x07\x66\x65tched\x12:\n\x08measured\x18\x0c \x01(\x0b\x32\x1c.trainplane.wire.v1.MeasuredH\x00R\x08measuredB\x06\n\x04news\"\x1b\n\x07Started\x12\x10\n\x03pid\x18\x01 \x01(\x05R\x03pid\">\n\x0cPhaseChanged\x12\x14\n\x05phase\x18\x01 \x01(\tR\x05phase\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"5\n\x07\x46\x65tched\x12*\n\x11\x62\x61se_model_commit\x18\x01 \x01(\tR\x0f\x62\x61seModelCommit\"\xa4\x03\n\nProgressed\x12\x12\n\x04step\x18\x01 \x01(\x05R\x04step\x12\x1f\n\x0btotal_steps\x18\x02 \x01(\x05R\ntotalSteps\x12\x14\n\x05\x65poch\x18\x03 \x01(\x01R\x05\x65poch\x12\x12\n\x04loss\x18\x04 \x01(\x01R\x04loss\x12#\n\rlearning_rate\x18\x05 \x01(\x01R\x0clearningRate\x12\x1b\n\tgrad_norm\x18\x06 \x01(\x01R\x08gradNorm\x12*\n\x11tokens_per_second\x18\x07 \x01(\x01R\x0ftokensPerSecond\x12(\n\x10gpu_memory_bytes\x18\x08 \x01(\x01R\x0egpuMemoryBytes\x12+\n\x11remaining_seconds\x18\t \x01(\x01R\x10remainingSeconds\x12-\n\x10\x65val_loss_before\x18\n \x01(\x01H\x00R\x0e\x65valLossBefore\x88\x01\x01\x12 \n\teval_loss\x18\x0b \x01(\x01H\x01R\x08\x65valLoss\x88\x01\x01\x42\x13\n\x11_eval_loss_beforeB\x0c\n\n_eval_loss\":\n\x06Warned\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\":\n\x06\x46\x61iled\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"!\n\x07Stopped\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\"\n\n\x08\x46inished\"\xe0\x01\n\tPublished\x12\x1d\n\noutput_uri\x18\x01 \x01(\tR\toutputUri\x12\'\n\x0fmanifest_digest\x18\x02 \x01(\tR\x0emanifestDigest\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\".trainplane.wire.v1.Published.FileR\x05\x66iles\x1aQ\n\x04\x46ile\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"\x93\x01\n\x08Measured\x12\x14\n\x05steps\x18\x01 \x03(\x05R\x05steps\x12;\n\x06series\x18\x02 \x03(\x0b\x32#.trainplane.wire.v1.Measured.SeriesR\x06series\x1a\x34\n\x06Series\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06values\x18\x02 \x03(\x01R\x06values\"\x0c\n\nUnreadable\"\xe0\x02\n\x0bReportReply\x12\x41\n\x07outcome\x18\x01 \x01(\x0e\x32\'.trainplane.wire.v1.ReportReply.OutcomeR\x07outcome\x12I\n\nwatermarks\x18\x02 \x03(\x0b\x32).trainplane.wire.v1.ReportReply.WatermarkR\nwatermarks\x1au\n\tWatermark\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12\x18\n\x07\x61pplied\x18\x02 \x01(\x03R\x07\x61pplied\x12\x14\n\x05stale\x18\x03 \x01(\x08R\x05stale\"L\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41PPLIED\x10\x01\x12\x0b\n\x07NOT_NOW\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftrainplane/wire/v1/report.proto\x12\x12trainplane.wire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtrainplane/wire/v1/sync.proto\"q\n\rReportRequest\x12 \n\x0bincarnation\x18\x01 \x01(\x03R\x0bincarnation\x12>\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\".trainplane.wire.v1.AttemptReportsR\x08\x61ttempts\"\xa7\x01\n\x0e\x41ttemptReports\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12%\n\x0e\x66irst_sequence\x18\x02 \x01(\x03R\rfirstSequence\x12\x34\n\x07reports\x18\x03 \x03(\x0b\x32\x1a.trainplane.wire.v1.ReportR\x07reports\"\xa3\x06\n\x06Report\x12.\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x37\n\x07started\x18\x02 \x01(\x0b\x32\x1b.trainplane.wire.v1.StartedH\x00R\x07started\x12G\n\rphase_changed\x18\x03 \x01(\x0b\x32 .trainplane.wire.v1.PhaseChangedH\x00R\x0cphaseChanged\x12@\n\nprogressed\x18\x04 \x01(\x0b\x32\x1e.trainplane.wire.v1.ProgressedH\x00R\nprogressed\x12\x34\n\x06warned\x18\x05 \x01(\x0b\x32\x1a.trainplane.wire.v1.WarnedH\x00R\x06warned\x12\x34\n\x06\x66\x61iled\x18\x06 \x01(\x0b\x32\x1a.trainplane.wire.v1.FailedH\x00R\x06\x66\x61iled\x12\x37\n\x07stopped\x18\x07 \x01(\x0b\x32\x1b.trainplane.wire.v1.StoppedH\x00R\x07stopped\x12:\n\x08\x66inished\x18\x08 \x01(\x0b\x32\x1c.trainplane.wire.v1.FinishedH\x00R\x08\x66inished\x12=\n\tpublished\x18\t \x01(\x0b\x32\x1d.trainplane.wire.v1.PublishedH\x00R\tpublished\x12@\n\nunreadable\x18\n \x01(\x0b\x32\x1e.trainplane.wire.v1.UnreadableH\x00R\nunreadable\x12\x37\n\x07\x66\x65tched\x18\x0b \x01(\x0b\x32\x1b.trainplane.wire.v1.FetchedH\x00R\x07\x66\x65tched\x12:\n\x08measured\x18\x0c \x01(\x0b\x32\x1c.trainplane.wire.v1.MeasuredH\x00R\x08measured\x12\x46\n\x0c\x63heckpointed\x18\r \x01(\x0b\x32 .trainplane.wire.v1.CheckpointedH\x00R\x0c\x63heckpointedB\x06\n\x04news\"\x1b\n\x07Started\x12\x10\n\x03pid\x18\x01 \x01(\x05R\x03pid\">\n\x0cPhaseChanged\x12\x14\n\x05phase\x18\x01 \x01(\tR\x05phase\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"5\n\x07\x46\x65tched\x12*\n\x11\x62\x61se_model_commit\x18\x01 \x01(\tR\x0f\x62\x61seModelCommit\"\xa4\x03\n\nProgressed\x12\x12\n\x04step\x18\x01 \x01(\x05R\x04step\x12\x1f\n\x0btotal_steps\x18\x02 \x01(\x05R\ntotalSteps\x12\x14\n\x05\x65poch\x18\x03 \x01(\x01R\x05\x65poch\x12\x12\n\x04loss\x18\x04 \x01(\x01R\x04loss\x12#\n\rlearning_rate\x18\x05 \x01(\x01R\x0clearningRate\x12\x1b\n\tgrad_norm\x18\x06 \x01(\x01R\x08gradNorm\x12*\n\x11tokens_per_second\x18\x07 \x01(\x01R\x0ftokensPerSecond\x12(\n\x10gpu_memory_bytes\x18\x08 \x01(\x01R\x0egpuMemoryBytes\x12+\n\x11remaining_seconds\x18\t \x01(\x01R\x10remainingSeconds\x12-\n\x10\x65val_loss_before\x18\n \x01(\x01H\x00R\x0e\x65valLossBefore\x88\x01\x01\x12 \n\teval_loss\x18\x0b \x01(\x01H\x01R\x08\x65valLoss\x88\x01\x01\x42\x13\n\x11_eval_loss_beforeB\x0c\n\n_eval_loss\":\n\x06Warned\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\":\n\x06\x46\x61iled\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\"!\n\x07Stopped\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\"\n\n\x08\x46inished\"\xe0\x01\n\tPublished\x12\x1d\n\noutput_uri\x18\x01 \x01(\tR\toutputUri\x12\'\n\x0fmanifest_digest\x18\x02 \x01(\tR\x0emanifestDigest\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32\".trainplane.wire.v1.Published.FileR\x05\x66iles\x1aQ\n\x04\x46ile\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"\x93\x01\n\x08Measured\x12\x14\n\x05steps\x18\x01 \x03(\x05R\x05steps\x12;\n\x06series\x18\x02 \x03(\x0b\x32#.trainplane.wire.v1.Measured.SeriesR\x06series\x1a\x34\n\x06Series\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06values\x18\x02 \x03(\x01R\x06values\"\x8b\x01\n\x0c\x43heckpointed\x12\x12\n\x04step\x18\x01 \x01(\x05R\x04step\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\'\n\x0fmanifest_digest\x18\x03 \x01(\tR\x0emanifestDigest\x12\x1f\n\x0boldest_step\x18\x04 \x01(\x05R\noldestStep\"\x0c\n\nUnreadable\"\xe0\x02\n\x0bReportReply\x12\x41\n\x07outcome\x18\x01 \x01(\x0e\x32\'.trainplane.wire.v1.ReportReply.OutcomeR\x07outcome\x12I\n\nwatermarks\x18\x02 \x03(\x0b\x32).trainplane.wire.v1.ReportReply.WatermarkR\nwatermarks\x1au\n\tWatermark\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12\x18\n\x07\x61pplied\x18\x02 \x01(\x03R\x07\x61pplied\x12\x14\n\x05stale\x18\x03 \x01(\x08R\x05stale\"L\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41PPLIED\x10\x01\x12\x0b\n\x07NOT_NOW\x10\x02\x12\x0e\n\nSUPERSEDED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,37 +38,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTREPORTS']._serialized_start=235
   _globals['_ATTEMPTREPORTS']._serialized_end=402
   _globals['_REPORT']._serialized_start=405
-  _globals['_REPORT']._serialized_end=1136
-  _globals['_STARTED']._serialized_start=1138
-  _globals['_STARTED']._serialized_end=1165
-  _globals['_PHASECHANGED']._serialized_start=1167
-  _globals['_PHASECHANGED']._serialized_end=1229
-  _globals['_FETCHED']._serialized_start=1231
-  _globals['_FETCHED']._serialized_end=1284
-  _globals['_PROGRESSED']._serialized_start=1287
-  _globals['_PROGRESSED']._serialized_end=1707
-  _globals['_WARNED']._serialized_start=1709
-  _globals['_WARNED']._serialized_end=1767
-  _globals['_FAILED']._serialized_start=1769
-  _globals['_FAILED']._serialized_end=1827
-  _globals['_STOPPED']._serialized_start=1829
-  _globals['_STOPPED']._serialized_end=1862
-  _globals['_FINISHED']._serialized_start=1864
-  _globals['_FINISHED']._serialized_end=1874
-  _globals['_PUBLISHED']._serialized_start=1877
-  _globals['_PUBLISHED']._serialized_end=2101
-  _globals['_PUBLISHED_FILE']._serialized_start=2020
-  _globals['_PUBLISHED_FILE']._serialized_end=2101
-  _globals['_MEASURED']._serialized_start=2104
-  _globals['_MEASURED']._serialized_end=2251
-  _globals['_MEASURED_SERIES']._serialized_start=2199
-  _globals['_MEASURED_SERIES']._serialized_end=2251
-  _globals['_UNREADABLE']._serialized_start=2253
-  _globals['_UNREADABLE']._serialized_end=2265
-  _globals['_REPORTREPLY']._serialized_start=2268
-  _globals['_REPORTREPLY']._serialized_end=2620
-  _globals['_REPORTREPLY_WATERMARK']._serialized_start=2425
-  _globals['_REPORTREPLY_WATERMARK']._serialized_end=2542
-  _globals['_REPORTREPLY_OUTCOME']._serialized_start=2544
-  _globals['_REPORTREPLY_OUTCOME']._serialized_end=2620
+  _globals['_REPORT']._serialized_end=1208
+  _globals['_STARTED']._serialized_start=1210
+  _globals['_STARTED']._serialized_end=1237
+  _globals['_PHASECHANGED']._serialized_start=1239
+  _globals['_PHASECHANGED']._serialized_end=1301
+  _globals['_FETCHED']._serialized_start=1303
+  _globals['_FETCHED']._serialized_end=1356
+  _globals['_PROGRESSED']._serialized_start=1359
+  _globals['_PROGRESSED']._serialized_end=1779
+  _globals['_WARNED']._serialized_start=1781
+  _globals['_WARNED']._serialized_end=1839
+  _globals['_FAILED']._serialized_start=1841
+  _globals['_FAILED']._serialized_end=1899
+  _globals['_STOPPED']._serialized_start=1901
+  _globals['_STOPPED']._serialized_end=1934
+  _globals['_FINISHED']._serialized_start=1936
+  _globals['_FINISHED']._serialized_end=1946
+  _globals['_PUBLISHED']._serialized_start=1949
+  _globals['_PUBLISHED']._serialized_end=2173
+  _globals['_PUBLISHED_FILE']._serialized_start=2092
+  _globals['_PUBLISHED_FILE']._serialized_end=2173
+  _globals['_MEASURED']._serialized_start=2176
+  _globals['_MEASURED']._serialized_end=2323
+  _globals['_MEASURED_SERIES']._serialized_start=2271
+  _globals['_MEASURED_SERIES']._serialized_end=2323
+  _globals['_CHECKPOINTED']._serialized_start=2326
+  _globals['_CHECKPOINTED']._serialized_end=2465
+  _globals['_UNREADABLE']._serialized_start=2467
+  _globals['_UNREADABLE']._serialized_end=2479
+  _globals['_REPORTREPLY']._serialized_start=2482
+  _globals['_REPORTREPLY']._serialized_end=2834
+  _globals['_REPORTREPLY_WATERMARK']._serialized_start=2639
+  _globals['_REPORTREPLY_WATERMARK']._serialized_end=2756
+  _globals['_REPORTREPLY_OUTCOME']._serialized_start=2758
+  _globals['_REPORTREPLY_OUTCOME']._serialized_end=2834
 # @@protoc_insertion_point(module_scope)

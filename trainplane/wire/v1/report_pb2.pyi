@@ -30,7 +30,7 @@ class AttemptReports(_message.Message):
     def __init__(self, attempt: _Optional[_Union[_sync_pb2.AttemptRef, _Mapping]] = ..., first_sequence: _Optional[int] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("time", "started", "phase_changed", "progressed", "warned", "failed", "stopped", "finished", "published", "unreadable", "fetched", "measured")
+    __slots__ = ("time", "started", "phase_changed", "progressed", "warned", "failed", "stopped", "finished", "published", "unreadable", "fetched", "measured", "checkpointed")
     TIME_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     PHASE_CHANGED_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class Report(_message.Message):
     UNREADABLE_FIELD_NUMBER: _ClassVar[int]
     FETCHED_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINTED_FIELD_NUMBER: _ClassVar[int]
     time: _timestamp_pb2.Timestamp
     started: Started
     phase_changed: PhaseChanged
@@ -55,7 +56,8 @@ class Report(_message.Message):
     unreadable: Unreadable
     fetched: Fetched
     measured: Measured
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., progressed: _Optional[_Union[Progressed, _Mapping]] = ..., warned: _Optional[_Union[Warned, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., unreadable: _Optional[_Union[Unreadable, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., measured: _Optional[_Union[Measured, _Mapping]] = ...) -> None: ...
+    checkpointed: Checkpointed
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., phase_changed: _Optional[_Union[PhaseChanged, _Mapping]] = ..., progressed: _Optional[_Union[Progressed, _Mapping]] = ..., warned: _Optional[_Union[Warned, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., stopped: _Optional[_Union[Stopped, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., unreadable: _Optional[_Union[Unreadable, _Mapping]] = ..., fetched: _Optional[_Union[Fetched, _Mapping]] = ..., measured: _Optional[_Union[Measured, _Mapping]] = ..., checkpointed: _Optional[_Union[Checkpointed, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("pid",)
@@ -162,6 +164,18 @@ class Measured(_message.Message):
     steps: _containers.RepeatedScalarFieldContainer[int]
     series: _containers.RepeatedCompositeFieldContainer[Measured.Series]
     def __init__(self, steps: _Optional[_Iterable[int]] = ..., series: _Optional[_Iterable[_Union[Measured.Series, _Mapping]]] = ...) -> None: ...
+
+class Checkpointed(_message.Message):
+    __slots__ = ("step", "size_bytes", "manifest_digest", "oldest_step")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    size_bytes: int
+    manifest_digest: str
+    oldest_step: int
+    def __init__(self, step: _Optional[int] = ..., size_bytes: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., oldest_step: _Optional[int] = ...) -> None: ...
 
 class Unreadable(_message.Message):
     __slots__ = ()

@@ -42,13 +42,13 @@ from controlplane.engine.submissions import Submissions
 from controlplane.engine.watches import Watches
 from controlplane.http.outbound import GuardedClient
 from controlplane.loops import LoopDied, running
+from controlplane.preparers import CrowdPreparer
 from controlplane.rpc.backends import BackendService
 from controlplane.rpc.created import CreatedAnswer
 from controlplane.rpc.jobs import Doors, JobService, Readers
 from controlplane.rpc.nodes import NodeService
 from controlplane.rpc.server import Serving, served
 from controlplane.store import open_store
-from controlplane.submitter import CrowdSubmitter
 from controlplane.vault import MasterVault, read_master_key
 from trainplane import backends
 from trainplane.wire import streams
@@ -80,6 +80,8 @@ class _Services:
         self.announcer = Announcer(recent=recent, bus=bus)
         recorder = Recorder(store, vault=self.vault, clock=clock, announce=self.announcer)
         blobs = FileBlobs(settings.data_dir / "blobs")
+        in_place = Preparer(rules=rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=clock.now_us)
+        self.preparing = CrowdPreparer(in_place, setup=(rules, master_key))
         self.jobs = Jobs(store, recorder=recorder, rules=rules)
         self.watches = Watches(store, recent=recent)
         log_hints = Hints()
@@ -97,16 +99,11 @@ class _Services:
             recorder, store=store, vault=self.vault, bus=NatsProbes(connection), key_of=self.nodes.public_key
         )
         self.dispatcher = Dispatcher(recorder, rules=rules, prober=self.prober)
-        waits = self.dispatcher.waits
-        self.submitter = CrowdSubmitter(
-            waits=waits, announce=self.announcer, setup=(rules, master_key, settings.database_url)
-        )
         self.submissions = Submissions(
             store,
-            prepare=Preparer(rules=rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=clock.now_us),
-            crowd=self.submitter,
+            preparing=self.preparing,
             clock=clock,
-            waits=waits,
+            waits=self.dispatcher.waits,
             announce=self.announcer,
         )
         looks = Looks(vault=self.vault, bus=NatsProbes(connection), key_of=self.nodes.public_key, outbound=outbound)
@@ -130,7 +127,7 @@ class _Services:
     def loops(self) -> dict[str, Coroutine[None, None, None]]:
         """Every loop of the process."""
         return {
-            "submitter": self.submitter.run(),
+            "preparing": self.preparing.run(),
             "submissions": self.submissions.run(),
             "wakes": self.announcer.run(),
             "relay": self.relay.run(),

@@ -1,7 +1,7 @@
 """From a submit as it came to all that is stored and answered of it: one function, pure CPU, without I/O.
 
-Half of a submit's time is spent here. What goes in is plain data, so under a crowd it is done in another process
-(`controlplane.submitter`).
+Half of a submit's time is spent here, so this is what may be done in another process (`controlplane.preparers`): what
+goes in and what comes out are plain data.
 """
 
 from __future__ import annotations
@@ -35,12 +35,6 @@ class Asked:
     project: str
     idempotency_key: str = ""
     """Names a request that has no job_id of its own."""
-    uid: str = ""
-    """The job's, if it comes to be; empty: one is made."""
-
-    def named(self, uid: str) -> Asked:
-        """The same with this uid."""
-        return Asked(self.spec, self.project, self.idempotency_key, uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +55,34 @@ class Render(Protocol):
         ...
 
 
+class Preparing(Protocol):
+    """Whoever prepares submits."""
+
+    async def prepare(self, asked: Asked, *, crowd: int) -> Prepared:
+        """Judges a submit and makes what follows from it; may not wait for anything but a processor.
+
+        Args:
+            asked: the submit.
+            crowd: how many submits are under way, this one among them.
+
+        Raises:
+            InvalidSpec: with every violation.
+        """
+        ...
+
+
 class Preparer:
-    """Prepares submits one by one."""
+    """Prepares submits one by one, in place."""
 
     def __init__(self, *, rules: Rules, vault: Vault, render: Render, now_us: Callable[[], int]) -> None:
         self._rules = rules
         self._vault = vault
         self._render = render
         self._now_us = now_us
+
+    async def prepare(self, asked: Asked, *, crowd: int) -> Prepared:  # noqa: ARG002 - one after the other
+        """See Preparing."""
+        return self(asked)
 
     def __call__(self, asked: Asked) -> Prepared:
         """Prepares one.
@@ -77,7 +91,7 @@ class Preparer:
             InvalidSpec: with every violation.
         """
         now_us = self._now_us()
-        uid = asked.uid or ulid(now_us, secrets.randbits(80))
+        uid = ulid(now_us, secrets.randbits(80))
         job_id = asked.idempotency_key or f"job-{uid.lower()}"
         raw = spec.parse(asked.spec) if isinstance(asked.spec, bytes) else asked.spec
         checked = spec.check(raw, rules=self._rules, fallback_job_id=job_id)

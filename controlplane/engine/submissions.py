@@ -1,7 +1,6 @@
 """Taking jobs: many submits share one commit.
 
-    few:   submit ──► prepare ──► queue ──► loop: linger while more come ──► ONE transaction ──► answers
-    many:  submit ──► another process, which does the same (controlplane.submitter) ──► answers
+    submit ──► prepare ──► queue ──► loop: linger while more come ──► ONE transaction: jobs, first events ──► answers
 
 Invariant 1: the answer comes after the commit. Invariant 2: the name decides; a repeat answers the job that is there, a
 changed one is refused naming the paths that differ.
@@ -10,25 +9,25 @@ changed one is refused naming the paths that differ.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import json
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from controlplane.domain.errors import TooManyRequests, Unavailable
-from controlplane.domain.ids import ulid
+from controlplane.domain import spec
+from controlplane.domain.errors import JobExists, TooManyRequests, Unavailable
 from controlplane.domain.job import JobRecord
+from controlplane.engine import outputs
 from controlplane.engine.changes import Told
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
-from controlplane.engine.storing import Stored, store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from controlplane.domain.event import StoredEvent
+    from controlplane.domain.errors import OutputInUse
     from controlplane.domain.job import NewJob
-    from controlplane.engine.ports import Clock, Store
-    from controlplane.engine.preparing import Asked, Prepared
+    from controlplane.engine.ports import Clock, Store, Transaction
+    from controlplane.engine.preparing import Asked, Prepared, Preparing
     from controlplane.engine.waits import KnownWaits
 
 LINGER = timedelta(milliseconds=2)
@@ -44,40 +43,11 @@ _RETRY_AFTER = timedelta(seconds=1)
 class Submitted:
     """What became of a submit."""
 
-    record: JobRecord | None
-    """None: it was created in another process."""
+    record: JobRecord
     created: bool
     """False: a repeat; the job was there."""
-    why: str = ""
-    """The pending reason that it was created with; empty: not known yet."""
     answer: bytes = field(default=b"", repr=False)
     """What the door answers, where the job was created; without its pending reason."""
-
-
-class Crowd(Protocol):
-    """Another process that takes submits while many come."""
-
-    async def take(self, asked: Asked, *, crowd: int) -> Submitted | None:
-        """Does what `Submissions.submit` does, and announces.
-
-        Args:
-            asked: the submit, with a uid: so that taking it once more makes no second job.
-            crowd: how many submits are under way, this one among them.
-
-        Returns:
-            None: it was not taken, or nobody knows; it is to be taken here.
-
-        Raises:
-            InvalidSpec, JobExists, OutputInUse, Unavailable: as `Submissions.submit`.
-        """
-        ...
-
-
-class Nobody:
-    """No other process: every submit is taken here."""
-
-    async def take(self, asked: Asked, *, crowd: int) -> None:
-        """See Crowd."""
 
 
 @dataclass(slots=True)
@@ -93,16 +63,14 @@ class Submissions:
         self,
         store: Store,
         *,
-        prepare: Callable[[Asked], Prepared],
-        crowd: Crowd,
+        preparing: Preparing,
         clock: Clock,
         waits: KnownWaits,
         announce: Callable[[Told], None],
     ) -> None:
         self._store = store
         self._waits = waits
-        self._prepare = prepare
-        self._crowd = crowd
+        self._preparing = preparing
         self._clock = clock
         self._announce = announce
         self._waiting: asyncio.Queue[_Pending] = asyncio.Queue()
@@ -124,11 +92,8 @@ class Submissions:
             raise TooManyRequests("too many submits wait for the database", retry_after=_RETRY_AFTER)
         self._inside += 1
         try:
-            asked = asked.named(ulid(self._clock.now_us(), secrets.randbits(80)))
-            taken = await self._crowd.take(asked, crowd=self._inside)
-            if taken is not None:
-                return taken
-            pending = _Pending(self._prepare(asked), asyncio.get_running_loop().create_future())
+            prepared = await self._preparing.prepare(asked, crowd=self._inside)
+            pending = _Pending(prepared, asyncio.get_running_loop().create_future())
             self._waiting.put_nowait(pending)
             return await pending.answer  # a caller that goes away takes back its answer, not its job
         finally:
@@ -140,7 +105,7 @@ class Submissions:
         Raises:
             InvalidSpec: with every violation.
         """
-        prepared = self._prepare(asked)
+        prepared = await self._preparing.prepare(asked, crowd=1)
         return Submitted(record_of(prepared.new), created=True, answer=prepared.answer)
 
     async def run(self) -> None:
@@ -162,10 +127,27 @@ class Submissions:
 
     async def _store_batch(self, batch: list[_Pending]) -> None:
         generation = self._waits.generation
-        prepared = [pending.prepared for pending in batch]
-        reasons = self._waits.of(each.new for each in prepared)
+        reasons = {
+            new.job.uid: why for new in (p.prepared.new for p in batch) if (why := self._waits.why(new.requirement))
+        }
+
+        def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord], dict[str, OutputInUse]]:
+            refused = outputs.taken(tx, [p.prepared.new for p in batch])
+            stored = tx.insert_jobs(
+                [p.prepared.new for p in batch if p.prepared.new.job.uid not in refused], pending=reasons
+            )
+            tx.append_events([p.prepared.first for p in batch if p.prepared.new.job.uid in stored])
+            there = {}
+            for pending in batch:
+                job = pending.prepared.new.job
+                if job.uid not in stored and job.uid not in refused:
+                    record = tx.record(job.project, job.job_id)
+                    if record is not None:
+                        there[job.uid] = record
+            return stored, there, refused
+
         try:
-            outcomes = await self._store.write(lambda tx: store(tx, prepared, pending=reasons))
+            stored, there, refused = await self._store.write(work)
         except (StoreUnavailable, OutcomeUnknown) as error:
             # Repeating is safe under a name, so an unknown outcome and a refusal are told alike.
             refusal = Unavailable("the database does not answer; repeat the request", retry_after=_RETRY_AFTER)
@@ -173,36 +155,38 @@ class Submissions:
             for pending in batch:
                 _fail(pending.answer, refusal)
             return
-        stored = [
-            (each.first, reasons.get(each.new.job.uid, ""))
-            for each, outcome in zip(prepared, outcomes, strict=True)
-            if isinstance(outcome, Stored)
-        ]
-        self._announce(told_of(stored, outdated=self._waits.generation != generation))
-        for pending, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Stored):
-                new = pending.prepared.new
-                why = reasons.get(new.job.uid, "")
-                record = record_of(new, pending_reason=why)
-                _resolve(pending.answer, Submitted(record, created=True, why=why, answer=pending.prepared.answer))
-            elif isinstance(outcome, JobRecord):
-                _resolve(pending.answer, Submitted(outcome, created=False))
+        self._announce(
+            Told(
+                events=[p.prepared.first for p in batch if p.prepared.new.job.uid in stored],
+                queue=not stored <= reasons.keys(),
+                # What was known when they were stored may be wrong by now: the whole queue is looked at again.
+                capacity=bool(reasons) and self._waits.generation != generation,
+            )
+        )
+        for pending in batch:
+            uid = pending.prepared.new.job.uid
+            if uid in refused:
+                _fail(pending.answer, refused[uid])
+                continue
+            if uid in stored:
+                record = record_of(pending.prepared.new, pending_reason=reasons.get(uid, ""))
+                _resolve(pending.answer, Submitted(record, created=True, answer=pending.prepared.answer))
             else:
-                _fail(pending.answer, outcome)
+                _settle_repeat(pending, there.get(uid))
 
 
-def told_of(stored: Sequence[tuple[StoredEvent, str]], *, outdated: bool) -> Told:
-    """What a batch has to tell.
-
-    Args:
-        stored: the first event of each job that was stored, and the pending reason that it was stored with, if any.
-        outdated: what was known when they were stored may be wrong by now: the whole queue is looked at again.
-    """
-    return Told(
-        events=[first for first, _ in stored],
-        queue=not all(why for _, why in stored),
-        capacity=outdated and any(why for _, why in stored),
-    )
+def _settle_repeat(pending: _Pending, there: JobRecord | None) -> None:
+    new = pending.prepared.new
+    if there is None:
+        _fail(pending.answer, Unavailable("the job of that name was just deleted", retry_after=_RETRY_AFTER))
+    else:
+        differing = spec.same(
+            json.loads(there.sent), json.loads(there.secret_macs), json.loads(new.sent), json.loads(new.secret_macs)
+        )
+        if differing:
+            _fail(pending.answer, JobExists(there.job.job_id, differing=differing))
+        else:
+            _resolve(pending.answer, Submitted(there, created=False))
 
 
 def record_of(new: NewJob, *, pending_reason: str = "") -> JobRecord:

@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from controlplane.domain.job import NewJob, Requirement
+    from controlplane.domain.job import Requirement
 
 _MOST = 1_000
 _Need = tuple[object, ...]
@@ -23,23 +21,7 @@ class KnownWaits:
     def __init__(self) -> None:
         self.generation = 0
         """Rises when all is forgotten. A reason of one generation that is stored in another must be looked at again."""
-        self.revision = 0
-        """Rises with every change."""
         self._reasons: dict[_Need, str] = {}
-
-    def of(self, jobs: Iterable[NewJob]) -> dict[str, str]:
-        """Uid -> the reason, of those of these jobs whose is known."""
-        if not self._reasons:
-            return {}
-        return {new.job.uid: why for new in jobs if (why := self.why(new.requirement))}
-
-    def told(self) -> dict[_Need, str]:
-        """All that is known, for another process."""
-        return dict(self._reasons)
-
-    def learn(self, told: dict[_Need, str]) -> None:
-        """In the other process: what is known now."""
-        self._reasons = told
 
     def why(self, need: Requirement) -> str:
         """The reason; empty: not known."""
@@ -47,15 +29,12 @@ class KnownWaits:
 
     def note(self, need: Requirement, why: str) -> None:
         """Remembers a reason of this generation."""
-        key = _key(need)
-        if self._reasons.get(key) != why and len(self._reasons) < _MOST:
-            self.revision += 1
-            self._reasons[key] = why
+        if len(self._reasons) < _MOST:
+            self._reasons[_key(need)] = why
 
     def forget(self) -> None:
         """Capacity grew: any of them may be wrong now."""
         self._reasons.clear()
-        self.revision += 1
         self.generation += 1
 
 

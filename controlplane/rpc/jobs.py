@@ -212,8 +212,8 @@ class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
 
     def _submitted(self, submitted: Submitted) -> job_pb2.Job | bytes:
         """What was rendered with the job; of a repeat, the job as it stands now."""
-        if submitted.created or submitted.record is None:
-            why = submitted.why
+        if submitted.created:
+            why = submitted.record.pending_reason
             return submitted.answer + convert.pending_bytes(why) if why else submitted.answer
         view = self._jobs.view(submitted.record)
         callbacks, artifacts = view.sent.get("callbacks", {}), view.sent.get("artifacts", {})

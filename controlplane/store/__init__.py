@@ -25,11 +25,7 @@ __all__ = ["PostgresOptions", "SchemaUnknown", "SqliteOptions", "StoreHeld", "op
 
 
 async def open_store(
-    url: str,
-    *,
-    sqlite: SqliteOptions | None = None,
-    postgres: PostgresOptions | None = None,
-    guest: bool = False,
+    url: str, *, sqlite: SqliteOptions | None = None, postgres: PostgresOptions | None = None
 ) -> Store:
     """Opens the database of a URL, made or migrated to the newest schema, and held by this process alone.
 
@@ -37,7 +33,6 @@ async def open_store(
         url: `sqlite:///relative/path`, `sqlite:////absolute/path` or `postgresql://user:password@host/database`.
         sqlite: how SQLite is run.
         postgres: how PostgreSQL is used.
-        guest: it is open already, in the process that started this one and outlives it.
 
     Raises:
         StoreHeld: another control plane has it open; the text names the holder.
@@ -47,7 +42,7 @@ async def open_store(
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
-        return await SqliteStore.open(Path(parsed.database), options=sqlite or SqliteOptions(), guest=guest)
+        return await SqliteStore.open(Path(parsed.database), options=sqlite or SqliteOptions())
     if parsed.get_backend_name() == "postgresql":
-        return await PostgresStore.open(parsed, options=postgres or PostgresOptions(), guest=guest)
+        return await PostgresStore.open(parsed, options=postgres or PostgresOptions())
     raise ValueError("the database's URL must be sqlite:///path or postgresql://host/database")

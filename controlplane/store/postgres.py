@@ -52,8 +52,7 @@ class PostgresOptions:
 class PostgresStore:
     """The port's `Store` on a PostgreSQL database."""
 
-    def __init__(self, url: URL, options: PostgresOptions, *, guest: bool) -> None:
-        self._guest = guest
+    def __init__(self, url: URL, options: PostgresOptions) -> None:
         self._tries = options.tries
         self._running = 0
         self._idle = asyncio.Event()
@@ -74,8 +73,8 @@ class PostgresStore:
         )
 
     @classmethod
-    async def open(cls, url: URL, *, options: PostgresOptions, guest: bool = False) -> PostgresStore:
-        """Takes the lock, makes or migrates the schema; a guest of who has done so does neither.
+    async def open(cls, url: URL, *, options: PostgresOptions) -> PostgresStore:
+        """Takes the lock, makes or migrates the schema.
 
         Raises:
             StoreHeld: another control plane has the lock.
@@ -83,14 +82,13 @@ class PostgresStore:
             StoreUnavailable: the server cannot be reached, or refuses.
         """
         async with contextlib.AsyncExitStack() as undo:
-            store = cls(url.set(drivername="postgresql+asyncpg"), options, guest=guest)
+            store = cls(url.set(drivername="postgresql+asyncpg"), options)
             undo.push_async_callback(store.close)
-            if not guest:
-                with unreachable():
-                    await store._lock.take()
-                async with store._connected(store._engine) as connection:
-                    await connection.run_sync(schema.upgrade)
-                    await connection.commit()
+            with unreachable():
+                await store._lock.take()
+            async with store._connected(store._engine) as connection:
+                await connection.run_sync(schema.upgrade)
+                await connection.commit()
             undo.pop_all()
             return store
 
@@ -107,9 +105,8 @@ class PostgresStore:
             await asyncio.sleep(random.random() * 0.01 * 2**tried)  # noqa: S311 - spreads retries, keeps no secret
 
     async def _write_once(self, work: Callable[[Transaction], T]) -> T:
-        if not self._guest:
-            with unreachable():
-                await self._lock.ensure()
+        with unreachable():
+            await self._lock.ensure()
         async with self._connected(self._engine) as connection:
             value = await connection.run_sync(lambda sync: work(SqlTransaction(sync, locking=True)))
             try:

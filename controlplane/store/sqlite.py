@@ -1,4 +1,4 @@
-"""The store on one SQLite file: a connection that writes by group commit, another that reads, nobody else but guests.
+"""The store on one SQLite file: a connection that writes by group commit, another that reads, nobody else.
 
 Both are used on the event loop's thread. Reads see every acknowledged write: a commit is answered when it is made.
 """
@@ -58,8 +58,8 @@ class SqliteStore:
         self._opened = opened
 
     @classmethod
-    async def open(cls, path: Path, *, options: SqliteOptions, guest: bool = False) -> SqliteStore:
-        """Locks the file, makes or migrates it, and opens it; a guest of who has done so opens it only.
+    async def open(cls, path: Path, *, options: SqliteOptions) -> SqliteStore:
+        """Locks the file, makes or migrates it, and opens it.
 
         Raises:
             StoreHeld: another process has it open.
@@ -67,13 +67,11 @@ class SqliteStore:
             StoreUnavailable: it cannot be opened, or is no database.
         """
         with refusals(), contextlib.ExitStack() as opened:
-            if not guest:
-                _make(path)
-                opened.callback(FileLock.taken(path.with_name(path.name + ".lock")).release)
+            _make(path)
+            opened.callback(FileLock.taken(path.with_name(path.name + ".lock")).release)
             writer = opened.enter_context(_connected(path, options, begin="BEGIN IMMEDIATE"))
-            if not guest:
-                with writer.begin():
-                    schema.upgrade(writer)
+            with writer.begin():
+                schema.upgrade(writer)
             reader = opened.enter_context(_connected(path, options, begin="BEGIN"))
             with reader.begin():
                 reader.exec_driver_sql("PRAGMA query_only = ON")

@@ -41,7 +41,7 @@ from controlplane.engine.requests import (
     ReportBatch,
 )
 from controlplane.engine.signals import Hints, Recent
-from controlplane.engine.submissions import Nobody, Submissions, Submitted
+from controlplane.engine.submissions import Submissions, Submitted
 from controlplane.engine.watches import Watches
 from controlplane.loops import running
 from controlplane.rpc.created import CreatedAnswer
@@ -206,7 +206,7 @@ class World:
         self.announcer = Announcer(recent=self.recent, bus=self.bus)
         self.recorder = Recorder(self.store, vault=self.vault, clock=self.clock, announce=self.announcer)
         files = FileBlobs(blobs)
-        prepare = Preparer(
+        preparer = Preparer(
             rules=self.rules, vault=self.vault, render=CreatedAnswer(self.vault), now_us=self.clock.now_us
         )
         self.jobs = Jobs(self.store, recorder=self.recorder, rules=self.rules)
@@ -231,8 +231,7 @@ class World:
         self.dispatcher = Dispatcher(self.recorder, rules=self.rules, prober=self.prober)
         self.submissions = Submissions(
             self.store,
-            prepare=prepare,
-            crowd=Nobody(),
+            preparing=preparer,
             clock=self.clock,
             waits=self.dispatcher.waits,
             announce=self.announcer,

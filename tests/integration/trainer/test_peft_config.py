@@ -130,9 +130,11 @@ def test_what_began_inside_the_base_is_published_as_plain_lora_of_twice_the_rank
     assert {tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name} == {8}
     assert {path.name for path in attempt.directory.iterdir()} == {
         "assignment.json",
+        "heartbeat",
         "output",
         "reports.jsonl",
         "rows.jsonl",
+        "tensorboard",
     }
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NAME = "events"
 RATE = 5_000
 RATE_SECONDS = 30.0
+AT_ONCE = 10
 LATENCY_RATE = 200
 LATENCY_SECONDS = 15.0
 LATENCY_LIMIT_SECONDS = 0.1
@@ -90,7 +91,7 @@ class _Found:
 def measure(directory: Path) -> list[Line]:
     """First the rate, then the latency at a small one; each with parts of its own."""
     # More than is asked for, and longer, because the trainers begin one after the other.
-    full = _flooded(directory / "rate", _Flood(27, RATE * 1.04 / 27, RATE_SECONDS + 8, at_once=10))
+    full = _flooded(directory / "rate", _Flood(27, RATE * 1.04 / 27, RATE_SECONDS + 8, at_once=AT_ONCE))
     calm = _flooded(directory / "latency", _Flood(10, LATENCY_RATE / 10, LATENCY_SECONDS))
     return [_rate(full), _latency(calm)]
 
@@ -103,7 +104,8 @@ def _rate(found: _Found) -> Line:
     return Line(
         NAME,
         f"events a second, trainer to watcher, {len(found.written)} jobs at once, over {end - start:.0f} s; "
-        f"{total:,} distinct reports, gapless, none coalesced; {found.stored:,} events in JetStream",
+        f"{total:,} distinct reports, written {AT_ONCE} at a time, gapless, none coalesced; "
+        f"{found.stored:,} events in JetStream",
         f"{rate:,.0f}/s; {spread_ms(found.latencies())}; JetStream had all {found.behind_seconds:.1f} s after the "
         f"watcher; {found.busy}",
         f"at least {RATE:,}/s for {RATE_SECONDS:.0f} s",

@@ -113,7 +113,7 @@ def merge(adapted: AdaptedModel, scratch: Path, dtype: torch.dtype) -> Any:
             layer.get_base_layer().float()
             try:
                 layer.merge(safe_merge=True)
-            except (ValueError, RuntimeError, NotImplementedError) as error:
+            except (ValueError, RuntimeError) as error:
                 raise MergeInexact(f"export.merged: {name} cannot be merged: {error}") from error
             _to_disk(layer.get_base_layer(), scratch, dtype)
             PULSE.beat()

@@ -79,15 +79,7 @@ class Fetcher:
         Raises:
             InputError: see agent.inputs.failures.
         """
-        job = {
-            "command": "fetch",
-            "directory": str(directory),
-            "job_id": assignment.job_id,
-            "project": assignment.project,
-            "spec": assignment.spec,
-            "reads_inputs": assignment.reads_inputs,
-            "secrets": dict(secrets),
-        }
+        job = _job("fetch", assignment, directory, secrets)
         child = await self._start(job, directory / "logs" / "uploader.log")
         answer = await _answer(child, lambda line: told(Progress(**line)))
         return Fetched(answer["inputs"], answer["commit"])
@@ -98,15 +90,7 @@ class Fetcher:
         Raises:
             InputError: see agent.inputs.failures.
         """
-        job = {
-            "command": "push",
-            "directory": str(directory),
-            "job_id": assignment.job_id,
-            "project": assignment.project,
-            "spec": assignment.spec,
-            "reads_inputs": assignment.reads_inputs,
-            "secrets": dict(secrets),
-        }
+        job = _job("push", assignment, directory, secrets)
         child = await self._start(job, directory / "logs" / "uploader.log")
         return str((await _answer(child, lambda _: None))["commit"])
 
@@ -140,6 +124,19 @@ class Fetcher:
             "hub_token": self.hub_token,
         }
         return await start_child({**job, **more}, environment=self.environment, log=log)
+
+
+def _job(command: str, assignment: Assignment, directory: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """What the child is told of an attempt."""
+    return {
+        "command": command,
+        "directory": str(directory),
+        "job_id": assignment.job_id,
+        "project": assignment.project,
+        "spec": assignment.spec,
+        "reads_inputs": assignment.reads_inputs,
+        "secrets": dict(secrets),
+    }
 
 
 async def _answer(child: Process, told: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -92,12 +92,24 @@ def marked(pid: int, key: AttemptKey) -> bool:
 
 def catches(pid: int, number: signal.Signals) -> bool:
     """Whether the process has a handler for a signal, which would end it otherwise."""
+    return _has_signal(Path(f"/proc/{pid}/status"), number, "SigCgt:")
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for the process, or its handler runs, which blocks it in one of the threads meanwhile."""
+    with contextlib.suppress(OSError):
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return any(_has_signal(task / "status", number, "SigPnd:", "ShdPnd:", "SigBlk:") for task in tasks)
+    return False
+
+
+def _has_signal(status: Path, number: signal.Signals, *sets: str) -> bool:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = status.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
-    caught = next((line.partition(":")[2] for line in lines if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) >> (number - 1) & 1)
+    found = [int(line.partition(":")[2], 16) for line in lines if line.startswith(sets)]
+    return any(each >> (number - 1) & 1 for each in found)
 
 
 def members(

@@ -44,6 +44,8 @@ _MEMORY = "memory.json"
 _LOOK_SECONDS = 0.5
 _REMOVE_TRIES = 100
 _STACKS_SECONDS = 1.0
+"""What a process has for writing them; one that does not answer is not waited for any longer."""
+_STACKS_LOOK_SECONDS = 0.01
 _KILL_PAUSE_SECONDS = 0.02
 _KILL_PAUSE_LIMIT_SECONDS = 1.0
 
@@ -165,7 +167,11 @@ class LocalRunner:
                 processes.send_signal(member, signal.SIGUSR1)
                 # One that was stopped writes when it goes on.
                 processes.send_signal(member, signal.SIGCONT)
-        await asyncio.sleep(_STACKS_SECONDS)
+                # One after the other: where processes share a log, two that write at once tear each other's lines.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_STACKS_SECONDS):
+                        while processes.handles(member.pid, signal.SIGUSR1):  # noqa: ASYNC110 - nobody tells
+                            await asyncio.sleep(_STACKS_LOOK_SECONDS)
 
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:
         """See Runner."""

@@ -81,7 +81,10 @@ class Runner(Protocol):
         ...
 
     async def show_stacks(self, key: AttemptKey, process: Process | None) -> None:
-        """Have those processes of the attempt that catch SIGUSR1 write their stacks to their logs; waits a second."""
+        """Have those processes of the attempt that catch SIGUSR1 write their stacks to their logs, one after the other.
+
+        Returns when they have, and after a second for each that does not.
+        """
         ...
 
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import signal
 import sys
@@ -252,3 +253,30 @@ async def test_no_zombie_is_left(runner: Runner, launch: Launch) -> None:
         and found.parent == os.getpid()
     ]
     assert [zombie for zombie in zombies if zombie.session == process.pid] == []
+
+
+#: Five processes that share a log, each with a hundred frames of one name.
+DEEP = """
+import faulthandler, os, signal, time
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+for _ in range(4):
+    if not os.fork():
+        break
+def far_down(depth):
+    if depth:
+        far_down(depth - 1)
+    with open(f"deep-{os.getpid()}", "w"):
+        pass
+    time.sleep(600)
+far_down(99)
+"""
+
+
+async def test_stacks_of_processes_that_share_a_log_are_not_mixed(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, DEEP))
+    await eventually(lambda: len(list(launch.directory.glob("deep-*"))) == 5)
+    await runner.show_stacks(launch.key, process)
+    lines = (launch.directory / "logs" / "rank-0.log").read_text().splitlines()
+    frames = [re.fullmatch(r'  File "[^"]+", line \d+ in far_down', line) is not None for line in lines]
+    assert [sum(frames), sum("(most recent call first):" in line for line in lines)] == [500, 5]
+    await runner.stop(launch.key, process, AT_ONCE)

@@ -1,6 +1,6 @@
 """What the control plane refuses, and why: the one tree of domain errors.
 
-    DomainError                    reason              gRPC code, given by the one interceptor
+    DomainError                    reason              gRPC code, given by the one guard
     ├── InvalidSpec                INVALID_SPEC        INVALID_ARGUMENT, with every violation
     ├── InvalidArgument            the caller's        INVALID_ARGUMENT, with one violation
     ├── JobNotFound                JOB_NOT_FOUND       NOT_FOUND

@@ -1,7 +1,9 @@
 """From a submit as it came to all that is stored and answered of it: one function, pure CPU, without I/O.
 
 Half of a submit's time is spent here, so this is what may be done in another process (`controlplane.preparers`): what
-goes in and what comes out are plain data.
+goes in and what comes out are plain data. Several at once go through it step by step, all of them through each: the
+code of one step stays in the processor's caches, and that of the whole way does not (280 us against 185 a submit where
+16 come together).
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from controlplane.domain import event as events
 from controlplane.domain import lifecycle, spec
+from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.ids import ulid
 from controlplane.domain.job import Job, NewJob, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from controlplane.domain.errors import Violation
     from controlplane.domain.event import StoredEvent
@@ -71,8 +74,28 @@ class Preparing(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A submit on its way to what is stored of it; a step fills in what the next ones need."""
+
+    asked: Asked
+    uid: str
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+    checked: CheckedSpec = field(init=False, repr=False)
+    new: NewJob = field(init=False, repr=False)
+    first: StoredEvent = field(init=False, repr=False)
+    answer: bytes = field(init=False, repr=False)
+    refused: InvalidSpec | None = None
+    """Set by the step that found it wrong; no further step is taken."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's, if its spec has none of its own."""
+        return self.asked.idempotency_key or f"job-{self.uid.lower()}"
+
+
 class Preparer:
-    """Prepares submits one by one, in place."""
+    """Prepares submits, in place."""
 
     def __init__(self, *, rules: Rules, vault: Vault, render: Render, now_us: Callable[[], int]) -> None:
         self._rules = rules
@@ -90,22 +113,44 @@ class Preparer:
         Raises:
             InvalidSpec: with every violation.
         """
+        (outcome,) = self.several([asked])
+        if isinstance(outcome, InvalidSpec):
+            raise outcome
+        return outcome
+
+    def several(self, asked: Sequence[Asked]) -> list[Prepared | InvalidSpec]:
+        """Prepares them side by side; each has its own outcome, in their order."""
         now_us = self._now_us()
-        uid = ulid(now_us, secrets.randbits(80))
-        job_id = asked.idempotency_key or f"job-{uid.lower()}"
-        raw = spec.parse(asked.spec) if isinstance(asked.spec, bytes) else asked.spec
-        checked = spec.check(raw, rules=self._rules, fallback_job_id=job_id)
-        job = Job(
-            uid=uid,
-            project=asked.project,
-            job_id=checked.job_id or job_id,
-            state=State.QUEUED,
-            max_attempts=checked.max_attempts,
-            last_sequence=1,
-            update_time_us=now_us,
-        )
-        new = NewJob(
-            job=job,
+        drafts = [_Draft(each, ulid(now_us, secrets.randbits(80))) for each in asked]
+        for step in (self._parse, self._check, self._write, self._begin, self._answer):
+            for draft in drafts:
+                if draft.refused is None:
+                    try:
+                        step(draft, now_us)
+                    except InvalidSpec as error:
+                        draft.refused = error
+        return [draft.refused or Prepared(draft.new, draft.first, draft.answer) for draft in drafts]
+
+    def _parse(self, draft: _Draft, _now_us: int) -> None:
+        said = draft.asked.spec
+        draft.raw = spec.parse(said) if isinstance(said, bytes) else said
+
+    def _check(self, draft: _Draft, _now_us: int) -> None:
+        draft.checked = spec.check(draft.raw, rules=self._rules, fallback_job_id=draft.job_id)
+
+    def _write(self, draft: _Draft, now_us: int) -> None:
+        checked = draft.checked
+        artifacts = checked.effective["artifacts"]
+        draft.new = NewJob(
+            job=Job(
+                uid=draft.uid,
+                project=draft.asked.project,
+                job_id=checked.job_id or draft.job_id,
+                state=State.QUEUED,
+                max_attempts=checked.max_attempts,
+                last_sequence=1,
+                update_time_us=now_us,
+            ),
             priority=checked.priority,
             create_time_us=now_us,
             sent=spec.canonical(checked.sent),
@@ -115,14 +160,18 @@ class Preparer:
             secret_macs=json.dumps(spec.secret_macs(checked.secrets, self._vault.mac_key()))
             if checked.secrets
             else "{}",
-            sealed_secrets=self._vault.seal(checked.secrets, uid=uid),
+            sealed_secrets=self._vault.seal(checked.secrets, uid=draft.uid),
             webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
-            output_uri=checked.effective["artifacts"]["output_uri"],
-            output_place=spec.place(checked.effective["artifacts"]["output_uri"]),
-            status_stream="status_stream_url" in checked.effective["artifacts"],
+            output_uri=artifacts["output_uri"],
+            output_place=spec.place(artifacts["output_uri"]),
+            status_stream="status_stream_url" in artifacts,
         )
-        first = events.stored(lifecycle.created(job, now_us=now_us))
-        return Prepared(new, first, self._render(new, checked))
+
+    def _begin(self, draft: _Draft, now_us: int) -> None:
+        draft.first = events.stored(lifecycle.created(draft.new.job, now_us=now_us))
+
+    def _answer(self, draft: _Draft, _now_us: int) -> None:
+        draft.answer = self._render(draft.new, draft.checked)
 
 
 @lru_cache(maxsize=256)

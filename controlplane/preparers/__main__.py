@@ -43,7 +43,7 @@ def main() -> int:
     gc.set_threshold(100_000, 50, 100)
     with contextlib.suppress(BrokenPipeError):
         for batch in incoming:
-            out.write(frames.packed([_answered(prepare, values) for values in batch]))
+            out.write(frames.packed(_answered(prepare, batch)))
             out.flush()
     return 0
 
@@ -53,12 +53,14 @@ def _frames(stream: BinaryIO) -> Iterator[Any]:
         yield frames.unpacked(stream.read(*frames.HEADER.unpack(header)))
 
 
-def _answered(prepare: Preparer, values: tuple[Any, ...]) -> tuple[bool, Any]:
-    """(True, what was prepared) or (False, violations). Whatever else is raised ends the child: it is met in place."""
-    try:
-        return True, frames.prepared_values(prepare(frames.asked_of(values)))
-    except InvalidSpec as error:
-        return False, frames.refused_values(error)
+def _answered(prepare: Preparer, batch: list[tuple[Any, ...]]) -> list[tuple[bool, Any]]:
+    """(True, what was prepared) or (False, violations) of each. What is raised ends the child, and is met in place."""
+    return [
+        (False, frames.refused_values(outcome))
+        if isinstance(outcome, InvalidSpec)
+        else (True, frames.prepared_values(outcome))
+        for outcome in prepare.several([frames.asked_of(values) for values in batch])
+    ]
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The gRPC face: services, the one interceptor, and the conversion between messages and the domain."""
+"""The gRPC face: services, the one guard, and the conversion between messages and the domain."""

@@ -1,7 +1,7 @@
 """What a caller hears when a call fails: domain errors to gRPC status with details, and nothing else.
 
-The one interceptor. A bug becomes INTERNAL with a request id, by which the log has the whole story; no exception text
-ever reaches a client.
+The one guard of all handlers. A bug becomes INTERNAL with a request id, by which the log has the whole story; no
+exception text ever reaches a client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from controlplane.domain import spec
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -168,33 +168,28 @@ def _unless_rendered(serialize: Any) -> Any:
     return serialized
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them."""
+class Guard:
+    """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them.
 
-    def __init__(self, *, write_seconds: float = WRITE_SECONDS) -> None:
+    It wraps the handlers once, as they are added to the server: an interceptor would be asked anew at every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server, *, write_seconds: float = WRITE_SECONDS) -> None:
         self.in_flight = 0
+        self._server = server
         self._write_seconds = write_seconds
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler of the call."""
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            wrapped = self._wrap(await continuation(handler_call_details), method)
-            if wrapped is not None:  # a method of ours: a name that somebody made up is not kept
-                self._wrapped[method] = wrapped
-        return wrapped
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Part of what generated code asks of a server; the same handlers come by the other way, by name."""
 
-    def _wrap(
-        self, handler: grpc.RpcMethodHandler[Any, Any] | None, method: str
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        if handler is None or not method.startswith("/trainplane."):
-            return handler
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Adds a service's methods, guarded."""
+        guarded = {name: self._wrap(handler, f"/{service}/{name}") for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
+
+    def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, method),

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from controlplane.rpc.errors import WRITE_SECONDS, ErrorInterceptor
+from controlplane.rpc.errors import WRITE_SECONDS, Guard
 from trainplane.v1 import (
     backend_service_pb2,
     backend_service_pb2_grpc,
@@ -94,11 +94,11 @@ async def served(
     Raises:
         PortTaken: the address cannot be listened on.
     """
-    interceptor = ErrorInterceptor(write_seconds=patience.write_seconds)
-    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
-    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)  # type: ignore[no-untyped-call]  # generated
-    node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)  # type: ignore[no-untyped-call]  # likewise
-    backend_service_pb2_grpc.add_BackendServiceServicer_to_server(backends, server)  # type: ignore[no-untyped-call]  # likewise
+    server = grpc.aio.server(options=_OPTIONS)
+    guard = Guard(server, write_seconds=patience.write_seconds)
+    job_service_pb2_grpc.add_JobServiceServicer_to_server(jobs, guard)  # type: ignore[no-untyped-call]  # generated
+    node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, guard)  # type: ignore[no-untyped-call]  # likewise
+    backend_service_pb2_grpc.add_BackendServiceServicer_to_server(backends, guard)  # type: ignore[no-untyped-call]  # likewise
     told = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(told, server)
     await told.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -123,6 +123,6 @@ async def served(
         await server.stop(patience.grace_seconds)
         # stop() may return before handlers that called abort() are done (grpc issue 37239).
         for _ in range(50):
-            if not interceptor.in_flight:
+            if not guard.in_flight:
                 break
             await asyncio.sleep(0.02)

@@ -119,6 +119,21 @@ async def test_a_child_refuses_with_the_same_violations():
         assert {each.field for each in found[0]} == {"customization.rank", "customization.rnak"}
 
 
+def test_one_that_is_wrong_leaves_those_beside_it_as_they_are():
+    wrong = Asked(SEED.replace(b'"rank": 16', b'"rank": 0'), "default")
+    first, unreadable, second, refused, third = in_place().several(
+        [asked("first"), Asked(b"{", "default"), asked("second"), wrong, asked("third")]
+    )
+    assert isinstance(unreadable, InvalidSpec)
+    assert isinstance(refused, InvalidSpec)
+    assert [violation.field for violation in refused.violations] == ["customization.rank"]
+    for prepared, job_id in ((first, "first"), (second, "second"), (third, "third")):
+        assert not isinstance(prepared, InvalidSpec)
+        assert (prepared.new.job.job_id, prepared.first.job_id) == (job_id, job_id)
+        assert Job.FromString(prepared.answer).job_id == job_id
+        assert prepared.first.uid == prepared.new.job.uid == Job.FromString(prepared.answer).uid
+
+
 async def test_many_at_once_are_each_answered_with_their_own():
     async with crowd() as preparer:
         await with_child(preparer)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 
+_LAST_PORT = 65_535
 _STAGES = {number: Stage(name) for name, number in sync_pb2.AttemptStatus.Stage.items() if number}
 
 
@@ -95,6 +96,7 @@ def _inventory(of: sync_pb2.Inventory) -> Inventory:
         runner=bounds.word(of.runner) or "local",
         simulated=of.simulated,
         not_ready_reason=bounds.message(of.not_ready_reason),
+        rendezvous_address=bounds.word(of.rendezvous_address),
     )
 
 
@@ -120,7 +122,8 @@ def claim(node: str, payload: bytes) -> requests.ClaimAsked:
     asked = parse(claim_pb2.ClaimRequest, payload)
     if not 8 <= len(asked.nonce) <= 64 or len(asked.public_key) != 32:
         raise Malformed("a claim needs a nonce of 16 bytes and a public key of 32")
-    return requests.ClaimAsked(node, asked.incarnation, named(asked.attempt), asked.nonce, asked.public_key)
+    port = asked.rendezvous_port if 0 < asked.rendezvous_port <= _LAST_PORT else 0
+    return requests.ClaimAsked(node, asked.incarnation, named(asked.attempt), asked.nonce, asked.public_key, port)
 
 
 def claim_answer(answer: requests.ClaimAnswer) -> bytes:

@@ -10,7 +10,7 @@ import nats.errors
 from google.protobuf.message import DecodeError
 
 from controlplane.bus import bounds
-from controlplane.engine.ports import Finding, Probed
+from controlplane.engine.probing import Finding, Probed
 from trainplane.wire import subjects
 from trainplane.wire.v1 import probe_pb2
 

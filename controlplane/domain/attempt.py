@@ -21,7 +21,7 @@ class AttemptState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a job on one node."""
+    """One try of a job on one node. Of a gang (ADR 0032) there is one for each of its nodes, all of one number."""
 
     job_uid: str
     number: int
@@ -37,6 +37,17 @@ class Attempt:
     reason: str = ""
     manifest_digest: str = ""
     """With the commit grant, irrevocably."""
+    others: tuple[str, ...] = ()
+    """Of a gang's first node: the other nodes, in their order. Else empty."""
+    meeting: str = ""
+    """Of a gang's first node: `host:port` where the ranks meet, as that node said when it claimed."""
+    index: int = 0
+    """Which of a gang's nodes it is; 0, the first, alone reports what is trained, and commits."""
+
+    @property
+    def gang(self) -> bool:
+        """Whether several nodes try together."""
+        return bool(self.index or self.others)
 
     @property
     def charged(self) -> bool:
@@ -46,7 +57,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class AttemptNode:
-    """What is kept per (attempt, node), so that gangs need no new keys."""
+    """What is kept per (attempt, node), of a gang for each of its nodes."""
 
     job_uid: str
     number: int

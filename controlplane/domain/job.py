@@ -105,6 +105,8 @@ class Requirement:
     runner: str = "local"
     node: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    spreads: bool = False
+    """Its engine trains on several nodes where no single one could ever hold it; all but `gpus` is then of each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ class Inventory:
     runner: str = "local"
     simulated: bool = False
     not_ready_reason: str = ""
+    rendezvous_address: str = ""
+    """Where ranks on other nodes reach those on this one; empty: it takes part in no gang."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from controlplane.domain.attempt import Attempt, AttemptState
 from controlplane.domain.errors import MoveNotAllowed
 from controlplane.domain.job import LIVE, Job, State
 from controlplane.domain.lifecycle import IllegalNews
+from controlplane.engine import gangs
 from controlplane.engine.changes import DELIVERY_SECRET
 from controlplane.engine.requests import ClaimAnswer, ClaimAsked, CommitAnswer, CommitAsked, Grant
 
@@ -37,25 +38,32 @@ class Claims:
     def _claim(self, changes: Changes, asked: ClaimAsked) -> ClaimAnswer:
         tx, ref = changes.tx, asked.attempt
         job = tx.job(ref.job_uid)
-        attempt = tx.attempt(ref.job_uid, ref.number)
-        if job is None or attempt is None or attempt.node != asked.node:
+        part = tx.attempts_on(asked.node, [ref]).get(ref)
+        if job is None or part is None:
             return ClaimAnswer(Grant.REFUSED, reason="UNKNOWN_ATTEMPT")
-        if not _current(job, attempt):
+        if not _current(job, part):
             return ClaimAnswer(Grant.REFUSED, reason="NOT_CURRENT")
         if _superseded(changes, asked):
             return ClaimAnswer(Grant.NOT_NOW)
         row = tx.attempt_nodes([ref], asked.node)[ref]
         if row.claim_nonce and row.claim_nonce != asked.nonce:
             return ClaimAnswer(Grant.REFUSED, reason="CLAIMED_BY_ANOTHER")
-        if attempt.state is AttemptState.ASSIGNED:
+        if not row.claim_nonce:
             tx.set_nonce(ref.job_uid, ref.number, node=asked.node, nonce=asked.nonce)
-            tx.save_attempt(replace(attempt, state=AttemptState.CLAIMED, claim_time_us=changes.now_us))
+        first = part
+        if part.gang:
+            parts = gangs.gather(changes, part, asked)
+            if parts is None:
+                return ClaimAnswer(Grant.NOT_NOW)
+            first = parts[0]
+        elif part.state is AttemptState.ASSIGNED:
+            tx.save_attempt(replace(part, state=AttemptState.CLAIMED, claim_time_us=changes.now_us))
         sealed = tx.sealed_secrets(ref.job_uid)
         secrets = self._vault.open(sealed.sealed, uid=ref.job_uid) if sealed and sealed.sealed else {}
         secrets.pop(DELIVERY_SECRET, None)  # the node never posts to the webhook
         return ClaimAnswer(
             Grant.GRANTED,
-            assignment_json=json.dumps(_assignment(changes, job, attempt)).encode(),
+            assignment_json=json.dumps(_assignment(changes, job, part, first)).encode(),
             sealed_secrets=self._vault.seal_to(asked.public_key, secrets),
             applied=row.applied,
         )
@@ -71,21 +79,35 @@ def _superseded(changes: Changes, asked: ClaimAsked | CommitAsked) -> bool:
     return node is not None and asked.incarnation < node.incarnation
 
 
-def _assignment(changes: Changes, job: Job, attempt: Attempt) -> dict[str, Any]:
-    """docs/trainer-contract.md's `assignment.json`."""
+def _assignment(changes: Changes, job: Job, part: Attempt, first: Attempt) -> dict[str, Any]:
+    """docs/trainer-contract.md's `assignment.json`, for one node's part of the attempt."""
     effective = json.loads(changes.tx.effective_spec(job.uid))
-    node = changes.tx.node(attempt.node)
+    node = changes.tx.node(part.node)
     simulated = node is not None and node.inventory.simulated
     minutes = effective["resources"].get("max_duration_minutes")
+    ranks = max(1, len(part.devices))
     return {
         "uid": job.uid,
         "job_id": job.job_id,
         "project": job.project,
-        "attempt": attempt.number,
+        "attempt": part.number,
         "spec": effective,
-        "devices": [] if simulated else [str(device) for device in attempt.devices],
-        "world_size": max(1, len(attempt.devices)),
-        "deadline_seconds": None if minutes is None else _left(changes, job, attempt, minutes * 60.0),
+        "devices": [] if simulated else [str(device) for device in part.devices],
+        "world_size": ranks * (1 + len(first.others)),
+        "deadline_seconds": None if minutes is None else _left(changes, job, first, minutes * 60.0),
+        **({"gang": _gang(part, first, ranks)} if part.gang else {}),
+    }
+
+
+def _gang(part: Attempt, first: Attempt, ranks: int) -> dict[str, Any]:
+    """A node's place among the gang's; every node has as many ranks."""
+    address, _, port = first.meeting.rpartition(":")
+    return {
+        "nodes": 1 + len(first.others),
+        "node": part.index,
+        "first_rank": part.index * ranks,
+        "address": address,
+        "port": int(port),
     }
 
 

@@ -18,8 +18,8 @@ from controlplane.engine.signals import Bell
 from controlplane.engine.waits import KnownWaits
 
 if TYPE_CHECKING:
+    from controlplane.domain.capacity import Placement
     from controlplane.domain.job import Requirement, WaitingJob
-    from controlplane.domain.placement import Placement
     from controlplane.domain.spec import Rules
     from controlplane.engine.changes import Changes, Recorder
     from controlplane.engine.prober import Prober
@@ -116,7 +116,7 @@ class Dispatcher:
             key = id(job.requirement)
             if key not in hopeless and (chosen := placement.place(job.requirement, free)) is not None:
                 # Also for a job that is looked at first: no more are looked at than could be placed.
-                free = [c.less(chosen, job.requirement) if c.node.name == chosen.node else c for c in free]
+                free = [c.less(chosen, job.requirement) for c in free]
                 if self._assign(changes, job, chosen):
                     continue
                 why = f"checking the model on {chosen.node}"
@@ -148,8 +148,9 @@ class Dispatcher:
             changes.told.probe[job.uid] = chosen.node
             return False
         moved = changes.apply(job, n.Assigned(job.attempt + 1, chosen.node))
-        changes.tx.insert_attempt(_attempt(moved.uid, moved.attempt, waiting.requirement, chosen, changes.now_us))
-        changes.told.wake.add(chosen.node)
+        for part in _parts(moved.uid, moved.attempt, waiting.requirement, chosen, changes.now_us):
+            changes.tx.insert_attempt(part)
+            changes.told.wake.add(part.node)
         return True
 
 
@@ -158,14 +159,20 @@ def _turn(waiting: WaitingJob) -> tuple[int, str]:
     return -waiting.priority, waiting.job.uid
 
 
-def _attempt(uid: str, number: int, need: Requirement, chosen: Placement, now_us: int) -> Attempt:
-    return Attempt(
-        job_uid=uid,
-        number=number,
-        node=chosen.node,
-        devices=chosen.devices,
-        cpus=need.cpus,
-        memory_bytes=need.memory_bytes,
-        state=AttemptState.ASSIGNED,
-        assign_time_us=now_us,
-    )
+def _parts(uid: str, number: int, need: Requirement, chosen: Placement, now_us: int) -> list[Attempt]:
+    """The attempt on each of its nodes, which is one but for a gang."""
+    return [
+        Attempt(
+            job_uid=uid,
+            number=number,
+            node=share.node,
+            devices=share.devices,
+            cpus=need.cpus,
+            memory_bytes=need.memory_bytes,
+            state=AttemptState.ASSIGNED,
+            assign_time_us=now_us,
+            others=tuple(each.node for each in share.others),
+            index=index,
+        )
+        for index, share in enumerate(chosen.shares)
+    ]

@@ -7,8 +7,8 @@ from statistics import harmonic_mean, median
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain import spec
+from controlplane.domain.capacity import matches
 from controlplane.domain.job import State
-from controlplane.domain.placement import matches
 from controlplane.engine.ports import JobFilter
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from controlplane.domain.checkpoint import Checkpoint
 from controlplane.domain.job import LIVE
 from controlplane.domain.lifecycle import IllegalNews
 from controlplane.domain.metrics import chunk
+from controlplane.engine import gangs
 from controlplane.engine.requests import (
     AttemptReports,
     Output,
@@ -62,7 +63,7 @@ class _Reading:
         self._changes = changes
         self._batch = batch
         self._jobs: dict[str, Job] = changes.tx.jobs({ref.job_uid for ref in refs})
-        self._attempts: dict[AttemptRef, Attempt] = changes.tx.attempts(refs)
+        self._attempts: dict[AttemptRef, Attempt] = changes.tx.attempts_on(batch.node, refs)
         self._nodes: dict[AttemptRef, AttemptNode] = changes.tx.attempt_nodes(refs, batch.node)
         self._chunks: list[MetricChunk] = []
         self._applied = {ref: row.applied for ref, row in self._nodes.items()}
@@ -100,7 +101,7 @@ class _Reading:
             done += 1
             if report.news is not None:
                 job = self._apply(job, ref, report)
-            elif report.measured is not None and ref.number == job.attempt and job.state in LIVE:
+            elif report.measured is not None and self._counts(job, ref) and job.state in LIVE:
                 self._chunks.append(chunk(report.measured, job_uid=job.uid, attempt=ref.number, sequence=done))
         self._jobs[ref.job_uid] = job
         self._applied[ref] = max(done, self._applied[ref])
@@ -112,18 +113,24 @@ class _Reading:
             # Nothing of the attempt is left on its node, so its devices are free and its job must go on.
             reason = "ARTIFACTS_LOST" if job.granted else "NODE_LOST"
             news = n.Failed(ref.number, reason, "its node published what it was not granted")
+        attempt = self._attempts[ref]
+        told = gangs.to_job(self._changes, job, attempt, news) if attempt.gang and news is not None else news
         try:
-            moved = self._changes.apply(job, news) if news is not None else job
+            moved = self._changes.apply(job, told) if told is not None else job
         except IllegalNews as error:  # an agent that lies, or a bug: it must not stop the others' reports
             _log.error("illegal_report", job=job.job_id, attempt=ref.number, node=self._batch.node, why=str(error))
             return job
-        if isinstance(news, (n.Fetched, n.Checkpointed)) and ref.number == job.attempt and not job.terminal:
+        if isinstance(news, (n.Fetched, n.Checkpointed)) and self._counts(job, ref) and not job.terminal:
             self._keep(job, news)
         if isinstance(news, (n.Started, *_ENDS)):
             self._keep_attempt(ref, news)
         if isinstance(news, n.Published) and report.output is not None:
             self._changes.tx.insert_artifacts(_artifacts(ref.job_uid, report.output))
         return moved
+
+    def _counts(self, job: Job, ref: AttemptRef) -> bool:
+        """Whether what this node says of the training is the job's: of a gang, only what the first says."""
+        return ref.number == job.attempt and not self._attempts[ref].index
 
     def _keep(self, job: Job, news: n.Fetched | n.Checkpointed) -> None:
         """What is no part of the job's row."""

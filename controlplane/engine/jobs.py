@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from controlplane.domain import news as n
@@ -11,10 +11,10 @@ from controlplane.domain import spec
 from controlplane.domain.attempt import AttemptState
 from controlplane.domain.errors import JobNotFound
 from controlplane.domain.job import State
+from controlplane.engine import gangs
 
 if TYPE_CHECKING:
     from controlplane.domain.artifact import Artifact
-    from controlplane.domain.attempt import Attempt
     from controlplane.domain.checkpoint import Checkpoint
     from controlplane.domain.event import StoredEvent
     from controlplane.domain.job import JobRecord
@@ -139,15 +139,10 @@ class Jobs:
                 attempt = changes.tx.attempt(job.uid, job.attempt)
                 if attempt is not None and attempt.state is AttemptState.ASSIGNED:
                     # Never claimed, and by this write never will be: there is no process to wait for.
-                    _end_unclaimed(changes, attempt)
+                    gangs.end_unclaimed(changes, attempt, reason="CANCELLED")
                     changes.apply(moved, n.Stopped(job.attempt, "CANCELLED"))
                 elif attempt is not None:
-                    changes.told.wake.add(attempt.node)
+                    changes.told.wake.update((attempt.node, *attempt.others))
 
         await self._recorder.write(work)
         return await self.get(job_id, project=project)
-
-
-def _end_unclaimed(changes: Changes, attempt: Attempt) -> None:
-    changes.tx.save_attempt(replace(attempt, state=AttemptState.ENDED, end_time_us=changes.now_us, reason="CANCELLED"))
-    changes.told.capacity = True

@@ -29,9 +29,9 @@ class Logs:
         ref = chunk.attempt
 
         def stored(tx: Transaction) -> int | None:
-            attempt = tx.attempts([ref]).get(ref)
-            if attempt is None or attempt.node != chunk.node:
-                return None
+            part = tx.attempts_on(chunk.node, [ref]).get(ref)
+            if part is None or (part.gang and chunk.rank // len(part.devices) != part.index):
+                return None  # of a gang each node has its own ranks
             log = tx.log(ref.job_uid, attempt=ref.number, rank=chunk.rank)
             return log.size_bytes if log else 0
 

@@ -16,9 +16,10 @@ from trainplane.backends import seen
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from controlplane.domain.placement import Capacity
+    from controlplane.domain.capacity import Capacity
     from controlplane.domain.spec import CheckedSpec
-    from controlplane.engine.ports import Outbound, ProbeBus, Vault
+    from controlplane.engine.ports import Outbound, Vault
+    from controlplane.engine.probing import ProbeBus
 
 REACH_SECONDS = 5.0
 AT_ONCE = 8

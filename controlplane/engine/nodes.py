@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from controlplane.domain import news as n
@@ -17,11 +18,11 @@ from controlplane.domain import placement
 from controlplane.domain.attempt import Attempt, AttemptState
 from controlplane.domain.job import State
 from controlplane.domain.node import AttemptRef, Node, NodeState, Stage, Stop, Sync, Wanted
+from controlplane.engine import gangs
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import timedelta
 
     from controlplane.domain.job import Job
     from controlplane.domain.node import AttemptStatus
@@ -46,6 +47,8 @@ class NodePace:
 
     sync_interval: timedelta
     node_grace: timedelta
+    gang_patience: timedelta = timedelta(seconds=60)
+    """How long a gang's nodes may take until all of them have asked for their part."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class Nodes:
         self._clock = clock
         self._sync_seconds = pace.sync_interval.total_seconds()
         self._grace_seconds = pace.node_grace.total_seconds()
+        self._gang_patience_seconds = pace.gang_patience.total_seconds()
         self._listening = listening
         """Whether what nodes say can reach us."""
         self._heard: dict[str, float] = {}
@@ -140,7 +144,7 @@ class Nodes:
         charged = {AttemptRef(a.job_uid, a.number): a for a in changes.tx.charged_on(said.node)}
         there = {status.attempt: status for status in said.attempts}
         jobs = changes.tx.jobs({ref.job_uid for ref in (*charged, *there)})
-        others = changes.tx.attempts([ref for ref in there if ref not in charged])
+        others = changes.tx.attempts_on(said.node, [ref for ref in there if ref not in charged])
         found = _Judgement()
         for ref, attempt in charged.items():
             if ref in there:
@@ -156,7 +160,7 @@ class Nodes:
                 missing.add(ref)
         for ref, status in there.items():
             attempt_ = charged.get(ref) or others.get(ref)
-            if attempt_ is not None and attempt_.node == said.node:  # else a restored database: it is kept
+            if attempt_ is not None:  # else a restored database: it is kept
                 self._judge_known(changes, status, attempt_, job=jobs.get(ref.job_uid), found=found)
         return found
 
@@ -221,7 +225,13 @@ class Nodes:
             if not self._listening() or looked - before > self._sync_seconds + self._grace_seconds / 3:
                 self._window = looked
             with contextlib.suppress(StoreUnavailable, OutcomeUnknown):  # the next look finds the same
-                await self._recorder.write(self.give_up_silent)
+                await self._recorder.write(self.give_up)
+
+    def give_up(self, changes: Changes) -> None:
+        """One look at all nodes, and at gangs that are not complete."""
+        self.give_up_silent(changes)
+        if self._clock.monotonic() - self._window > self._gang_patience_seconds:  # else we were not there to be asked
+            gangs.give_up_incomplete(changes, patience_us=int(self._gang_patience_seconds * 1e6))
 
     def give_up_silent(self, changes: Changes) -> None:
         """One look at all nodes."""
@@ -240,18 +250,31 @@ class Nodes:
         jobs = changes.tx.jobs({a.job_uid for a in charged})
         for attempt in charged:
             job = jobs.get(attempt.job_uid)
-            if job is None or (job.granted and job.attempt == attempt.number and not job.terminal):
+            if job is None or (
+                job.granted and job.attempt == attempt.number and not job.terminal and not attempt.index
+            ):
                 continue  # what was granted is rolled forward when the node is back
-            # Unclaimed, it can never start: the claim is refused from now on. Claimed, its processes may live.
-            state = AttemptState.ENDED if attempt.state is AttemptState.ASSIGNED else AttemptState.LOST
-            changes.tx.save_attempt(replace(attempt, state=state, end_time_us=changes.now_us, reason="NODE_LOST"))
-            changes.apply(job, n.Lost(attempt.number, "NODE_LOST", f"node {node} has been silent for {seconds}"))
+            if attempt.state is AttemptState.ASSIGNED:
+                # Unclaimed, it can never start: the claim is refused from now on. Claimed, its processes may live.
+                gangs.end_unclaimed(changes, attempt, reason="NODE_LOST")
+            else:
+                lost = replace(attempt, state=AttemptState.LOST, end_time_us=changes.now_us, reason="NODE_LOST")
+                changes.tx.save_attempt(lost)
+            _tell(
+                changes, job, attempt, n.Lost(attempt.number, "NODE_LOST", f"node {node} has been silent for {seconds}")
+            )
             changes.told.queue = True
+
+
+def _tell(changes: Changes, job: Job, attempt: Attempt, news: n.Lost | n.Failed) -> Job:
+    """Applies a node's end to its job; of a gang, as far as it is the job's business."""
+    told = gangs.to_job(changes, job, attempt, news) if attempt.gang else news
+    return job if told is None else changes.apply(job, told)
 
 
 def _give_up(changes: Changes, attempt: Attempt, job: Job | None, why: str) -> None:
     """Nothing of it is left on its node, and its end was not told: its devices are free, its job recovers."""
-    current = job is not None and job.attempt == attempt.number
+    current = job is not None and job.attempt == attempt.number and not attempt.index
     # What was granted may be published, or lie there half: nobody else may publish any more.
     reason = "ARTIFACTS_LOST" if current and job is not None and job.granted else "NODE_LOST"
     message = f"node {attempt.node} {why}"
@@ -261,7 +284,7 @@ def _give_up(changes: Changes, attempt: Attempt, job: Job | None, why: str) -> N
     changes.told.capacity = True
     if job is not None:
         news = n.Failed if reason == "ARTIFACTS_LOST" else n.Lost
-        moved = changes.apply(job, news(attempt.number, reason, message))
+        moved = _tell(changes, job, attempt, news(attempt.number, reason, message))
         changes.told.queue |= moved.state is State.RECOVERING
 
 
@@ -296,6 +319,8 @@ def _why_stop(job: Job | None, attempt: Attempt) -> str | None:
         return None  # its node has told its end already: this sync was sent before
     if job.attempt != attempt.number or job.state in {State.QUEUED, State.RECOVERING, State.PAUSED}:
         return "SUPERSEDED" if attempt.state is not AttemptState.LOST else "LOST"
+    if attempt.index and (job.state is State.SUCCEEDED or (job.state is State.RUNNING and gangs.trained(job))):
+        return gangs.FINISHED
     if job.state is State.CANCELLING or job.terminal:
         return "CANCELLED" if job.state in {State.CANCELLING, State.CANCELLED} else "SUPERSEDED"
     return "PAUSED" if job.state is State.PAUSING else None

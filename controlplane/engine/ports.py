@@ -181,19 +181,31 @@ class Transaction(Protocol):
 
     # attempts
     def insert_attempt(self, attempt: Attempt) -> None:
-        """Stores an attempt and its (attempt, node) row."""
+        """Stores an attempt and its (attempt, node) row; a gang's nodes one by one, the first first."""
         ...
 
     def attempt(self, job_uid: str, number: int) -> Attempt | None:
-        """The attempt, locked."""
+        """The attempt, locked; of a gang its first node."""
         ...
 
-    def attempts(self, refs: Collection[AttemptRef]) -> dict[AttemptRef, Attempt]:
-        """Those of them that exist, locked in order."""
+    def attempts_on(self, node: str, refs: Collection[AttemptRef]) -> dict[AttemptRef, Attempt]:
+        """Those of them that this node has a part in, locked: of a gang, this node's part."""
+        ...
+
+    def parts(self, job_uid: str, number: int) -> list[Attempt]:
+        """The attempt as it is on each of its nodes, the first first, locked."""
+        ...
+
+    def claimants(self, job_uid: str, number: int) -> frozenset[str]:
+        """The nodes that have asked for their part."""
+        ...
+
+    def incomplete_gangs(self, *, before_us: int) -> list[Attempt]:
+        """The first nodes of gangs that were assigned before and are not claimed, by all, yet."""
         ...
 
     def charged_attempts(self) -> list[Attempt]:
-        """Every attempt whose devices count as taken (any state but ENDED), of all nodes."""
+        """Every attempt whose devices count as taken (any state but ENDED), of all nodes, a gang's each by itself."""
         ...
 
     def charged_on(self, node: str) -> list[Attempt]:
@@ -383,38 +395,6 @@ class Bus(Protocol):
         Raises:
             BusUnavailable: it may have some of them; publish all again later.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a node found when it looked at one thing that a job needs."""
-
-    check: str
-    outcome: str
-    """PASSED, FAILED or SKIPPED."""
-    reason: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """What a node found when it looked at a job's model, or for a preflight at all that the job needs."""
-
-    outcome: str
-    """PASSED, FAILED or SKIPPED."""
-    reason: str = ""
-    message: str = ""
-    findings: tuple[Finding, ...] = ()
-    facts: str = ""
-    """What a preflight saw of model and datasets, as JSON."""
-
-
-class ProbeBus(Protocol):
-    """Questions to nodes."""
-
-    async def probe(self, node: str, sealed: bytes, *, seconds: float) -> Probed | None:
-        """Asks a node, and waits at most so long; None: no answer, which means nothing. Never raises for a lost one."""
         ...
 
 

@@ -21,8 +21,8 @@ from trainplane.backends.estimate import Estimate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from controlplane.domain.capacity import Capacity
     from controlplane.domain.node import Node
-    from controlplane.domain.placement import Capacity
     from controlplane.domain.spec import CheckedSpec, Rules
     from controlplane.engine.looks import Looked, Looks
     from controlplane.engine.ports import Store, Transaction, Vault

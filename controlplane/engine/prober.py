@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from controlplane.domain.job import Job
     from controlplane.engine.changes import Changes, Recorder
-    from controlplane.engine.ports import ProbeBus, Probed, Store, Transaction, Vault
+    from controlplane.engine.ports import Store, Transaction, Vault
+    from controlplane.engine.probing import ProbeBus, Probed
 
 _log = structlog.get_logger()
 #: The node gives up after 10 s.

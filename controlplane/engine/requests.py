@@ -35,6 +35,8 @@ class ClaimAsked:
     nonce: bytes
     public_key: bytes
     """X25519; the secrets are sealed to it."""
+    rendezvous_port: int = 0
+    """Free on the node: where ranks meet if it is a gang's first; 0: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

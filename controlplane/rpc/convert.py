@@ -139,6 +139,7 @@ def attempt_message(attempt: Attempt) -> job_pb2.Attempt:
         start_time=timestamp(attempt.start_time_us),
         end_time=timestamp(attempt.end_time_us),
         reason=attempt.reason,
+        other_nodes=attempt.others,
     )
 
 

@@ -6,7 +6,8 @@ JSON in TEXT, enumerations are their words. `migrations/` builds the same schema
     jobs ──┬── job_specs (1:1)   what was sent: kilobytes that news never change, so an UPDATE of `jobs` rewrites little
            ├── job_labels        for filters
            ├── events            numbered per job
-           ├── attempts ──┬── attempt_nodes    nonce and watermark per (attempt, node)
+           ├── attempts ──┬── attempt_members  a gang's further nodes
+           │              ├── attempt_nodes    nonce and watermark per (attempt, node)
            │              └── device_charges   a device is promised once, or the insert fails
            ├── endpoints ──── deliveries, pending_retries
            ├── metric_chunks     a trainer's dense series, some hundred steps a row
@@ -196,12 +197,39 @@ attempts = Table(
     _given("end_time_us", BigInteger),
     _given("reason", Text),
     _given("manifest_digest", Text),
+    _later("others"),
+    _later("meeting"),
     PrimaryKeyConstraint("job_uid", "number"),
     _one_of("state", AttemptState),
     CheckConstraint("number > 0", name="number"),
     _partial("attempts_charged", "node", "job_uid", "number", where="state <> 'ENDED'"),
     # Invariant 4: at most one attempt of a job is ever granted the commit.
     _partial("attempts_granted", "job_uid", unique=True, where="manifest_digest <> ''"),
+)
+
+# A gang's nodes but for the first, which is the attempt's own row: each is charged until it says that it is gone.
+attempt_members = Table(
+    "attempt_members",
+    metadata,
+    _given("job_uid", Key),
+    _given("number", Integer),
+    _given("node", Key),
+    _given("place", Integer),
+    _given("devices", Text),
+    _given("cpus", Integer),
+    _given("memory_bytes", BigInteger),
+    _given("state", Text),
+    _given("assign_time_us", BigInteger),
+    _given("claim_time_us", BigInteger),
+    _given("start_time_us", BigInteger),
+    _given("end_time_us", BigInteger),
+    _given("reason", Text),
+    PrimaryKeyConstraint("job_uid", "number", "node"),
+    UniqueConstraint("job_uid", "number", "place"),
+    ForeignKeyConstraint(["job_uid", "number"], ["attempts.job_uid", "attempts.number"]),
+    _one_of("state", AttemptState),
+    CheckConstraint("place > 0", name="place"),
+    _partial("attempt_members_charged", "node", "job_uid", "number", where="state <> 'ENDED'"),
 )
 
 attempt_nodes = Table(

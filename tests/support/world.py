@@ -25,7 +25,7 @@ from controlplane.engine.logs import Logs
 from controlplane.engine.looks import Looks
 from controlplane.engine.metrics import Metrics
 from controlplane.engine.nodes import NodePace, Nodes
-from controlplane.engine.ports import Answer, Probed
+from controlplane.engine.ports import Answer
 from controlplane.engine.preflights import Preflights
 from controlplane.engine.preparing import Asked, Preparer
 from controlplane.engine.prober import Prober
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from controlplane.domain.news import AttemptNews
     from controlplane.domain.node import Wanted
     from controlplane.engine.ports import Store, Transaction
+    from controlplane.engine.probing import Probed
     from controlplane.engine.requests import Output
 
 T = TypeVar("T")
@@ -310,7 +311,9 @@ class Agent:
             cpus=cpus,
             memory_bytes=64 << 30,
             simulated=True,
+            rendezvous_address=f"{node}.internal" if gpus else "",
         )
+        self.rendezvous_port = 4000
 
     async def sync(self, *attempts: AttemptStatus, **changed: Any) -> Wanted:
         """Says what is so."""
@@ -332,7 +335,8 @@ class Agent:
 
     async def claim(self, ref: AttemptRef, nonce: bytes = b"n" * 16, public_key: bytes = PUBLIC_KEY) -> ClaimAnswer:
         """Asks for an attempt."""
-        return await self.world.claims.claim(ClaimAsked(self.node, self.incarnation, ref, nonce, public_key))
+        asked = ClaimAsked(self.node, self.incarnation, ref, nonce, public_key, self.rendezvous_port)
+        return await self.world.claims.claim(asked)
 
     async def commit(self, ref: AttemptRef, digest: str = "d1") -> CommitAnswer:
         """Asks to publish."""

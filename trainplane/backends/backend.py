@@ -44,6 +44,14 @@ class Backend(Protocol):
         """
 
 
+class Spreading(Protocol):
+    """What an engine may have besides: without it, its jobs are never given several nodes."""
+
+    @property
+    def several_nodes(self) -> bool:
+        """Whether its trainers, started on several nodes with an assignment that has a `gang`, train together."""
+
+
 class Estimating(Protocol):
     """What an engine may have besides: without it, a preflight says that its needs are unknown."""
 

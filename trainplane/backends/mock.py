@@ -55,6 +55,7 @@ class Mock:
 
     name = "mock"
     description = "Trains nothing and fails as it is told to: for trying a platform, and rehearsing its faults."
+    several_nodes = True
 
     def schema(self) -> dict[str, Any]:
         """The knobs."""

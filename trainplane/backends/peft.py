@@ -16,6 +16,7 @@ class Peft:
 
     name = "peft"
     description = "Fine-tunes causal language models with adapters, by transformers and PEFT."
+    several_nodes = True
 
     def schema(self) -> dict[str, Any]:
         """No options."""

@@ -85,7 +85,7 @@ def check(raw: dict[str, Any], *, rules: Rules, fallback_job_id: str | None = No
         max_attempts=spec["max_attempts"],
         max_duration_seconds=None if minutes is None else minutes * 60.0,
         backend=spec["backend"],
-        requirement=_requirement(spec),
+        requirement=_requirement(spec, spreads=bool(getattr(engine, "several_nodes", False))),
     )
 
 
@@ -95,7 +95,7 @@ def _position(violation: Violation) -> int:
     return _POSITIONS.get(top, len(_POSITIONS))
 
 
-def _requirement(spec: dict[str, Any]) -> Requirement:
+def _requirement(spec: dict[str, Any], *, spreads: bool) -> Requirement:
     resources, placement = spec["resources"], spec["placement"]
     return Requirement(
         gpus=resources["gpus"],
@@ -105,4 +105,5 @@ def _requirement(spec: dict[str, Any]) -> Requirement:
         runner=placement["runner"],
         node=placement.get("node", ""),
         labels=placement.get("labels", {}),
+        spreads=spreads,
     )

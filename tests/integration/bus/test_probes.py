@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.bus.connection import Connection, NatsAddress, connected
 from controlplane.bus.probes import NatsProbes
-from controlplane.engine.ports import Finding, Probed
+from controlplane.engine.probing import Finding, Probed
 from trainplane.wire import subjects
 from trainplane.wire.v1 import probe_pb2
 

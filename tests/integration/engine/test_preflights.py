@@ -11,8 +11,9 @@ from controlplane.domain import news as n
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.job import State
 from controlplane.domain.metrics import Measured
-from controlplane.engine.ports import Finding, JobFilter, Probed
+from controlplane.engine.ports import JobFilter
 from controlplane.engine.preparing import Asked
+from controlplane.engine.probing import Finding, Probed
 from controlplane.engine.requests import AttemptReports, Output, Report, ReportBatch
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, spec, world
@@ -54,7 +55,13 @@ async def test_what_no_known_node_could_ever_run_is_said_in_words(tmp_path):
         assert (found.valid, found.feasible) == (True, False)
         assert found.infeasible_reason == "needs 4 x A100; no node has A100"
         four = await look(here, spec("j", resources={"gpus": 4}))
-        assert four.infeasible_reason == "needs 4 x GPU; the largest node has 2"
+        assert four.infeasible_reason == (
+            "needs 4 x GPU; the largest node has 2, and no nodes with equal shares, each with 1 CPUs and 1 GiB, "
+            "hold it together"
+        )
+        await Agent(here, "gpu-02", gpus=2).sync()
+        both = await look(here, spec("j", resources={"gpus": 4}))
+        assert (both.feasible, both.infeasible_reason, both.pending_reason) == (True, "", "")
         assert (await look(here, spec("j", resources={"gpus": 2}))).feasible
         assert await jobs(here) == []
 

@@ -9,8 +9,9 @@ import pytest
 from nacl.public import PrivateKey, SealedBox
 
 from controlplane.domain.job import State
-from controlplane.engine.ports import Probed, StoreUnavailable
+from controlplane.engine.ports import StoreUnavailable
 from controlplane.engine.prober import ANSWER_SECONDS
+from controlplane.engine.probing import Probed
 from tests.support.clock import in_virtual_time
 from tests.support.world import Agent, world
 

@@ -30,7 +30,12 @@ QUERIES = {
     "events": lambda tx: tx.events_after("01K5", 3, limit=5),
     "charged attempts": lambda tx: tx.charged_attempts(),
     "charged attempts of a node": lambda tx: tx.charged_on("gpu-01"),
-    "some attempts": lambda tx: tx.attempts([AttemptRef("01K5", 1), AttemptRef("01K6", 1)]),
+    "a node's part of some attempts": lambda tx: tx.attempts_on(
+        "gpu-01", [AttemptRef("01K5", 1), AttemptRef("01K6", 1)]
+    ),
+    "an attempt on all its nodes": lambda tx: tx.parts("01K5", 1),
+    "who claimed": lambda tx: tx.claimants("01K5", 1),
+    "incomplete gangs": lambda tx: tx.incomplete_gangs(before_us=5),
     "jobs without an endpoint": lambda tx: tx.jobs_without_endpoint(limit=5),
     "due endpoints": lambda tx: tx.due_endpoints(now_us=5, limit=5),
     "due retries": lambda tx: tx.due_retries(now_us=5, limit=5),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from trainplane.wire.v1 import sync_pb2 as trainplane_dot_wire_dot_v1_dot_sync__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrainplane/wire/v1/claim.proto\x12\x12trainplane.wire.v1\x1a\x1dtrainplane/wire/v1/sync.proto\"\x9f\x01\n\x0c\x43laimRequest\x12 \n\x0bincarnation\x18\x01 \x01(\x03R\x0bincarnation\x12\x38\n\x07\x61ttempt\x18\x02 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12\x14\n\x05nonce\x18\x03 \x01(\x0cR\x05nonce\x12\x1d\n\npublic_key\x18\x04 \x01(\x0cR\tpublicKey\"\xa0\x02\n\nClaimReply\x12@\n\x07outcome\x18\x01 \x01(\x0e\x32&.trainplane.wire.v1.ClaimReply.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\'\n\x0f\x61ssignment_json\x18\x03 \x01(\x0cR\x0e\x61ssignmentJson\x12*\n\x0esealed_secrets\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01R\rsealedSecrets\x12\x18\n\x07\x61pplied\x18\x05 \x01(\x03R\x07\x61pplied\"I\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07GRANTED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02\x12\x0b\n\x07NOT_NOW\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrainplane/wire/v1/claim.proto\x12\x12trainplane.wire.v1\x1a\x1dtrainplane/wire/v1/sync.proto\"\xc8\x01\n\x0c\x43laimRequest\x12 \n\x0bincarnation\x18\x01 \x01(\x03R\x0bincarnation\x12\x38\n\x07\x61ttempt\x18\x02 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12\x14\n\x05nonce\x18\x03 \x01(\x0cR\x05nonce\x12\x1d\n\npublic_key\x18\x04 \x01(\x0cR\tpublicKey\x12\'\n\x0frendezvous_port\x18\x05 \x01(\x05R\x0erendezvousPort\"\xa0\x02\n\nClaimReply\x12@\n\x07outcome\x18\x01 \x01(\x0e\x32&.trainplane.wire.v1.ClaimReply.OutcomeR\x07outcome\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\'\n\x0f\x61ssignment_json\x18\x03 \x01(\x0cR\x0e\x61ssignmentJson\x12*\n\x0esealed_secrets\x18\x04 \x01(\x0c\x42\x03\x80\x01\x01R\rsealedSecrets\x12\x18\n\x07\x61pplied\x18\x05 \x01(\x03R\x07\x61pplied\"I\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07GRANTED\x10\x01\x12\x0b\n\x07REFUSED\x10\x02\x12\x0b\n\x07NOT_NOW\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMREPLY'].fields_by_name['sealed_secrets']._loaded_options = None
   _globals['_CLAIMREPLY'].fields_by_name['sealed_secrets']._serialized_options = b'\200\001\001'
   _globals['_CLAIMREQUEST']._serialized_start=86
-  _globals['_CLAIMREQUEST']._serialized_end=245
-  _globals['_CLAIMREPLY']._serialized_start=248
-  _globals['_CLAIMREPLY']._serialized_end=536
-  _globals['_CLAIMREPLY_OUTCOME']._serialized_start=463
-  _globals['_CLAIMREPLY_OUTCOME']._serialized_end=536
+  _globals['_CLAIMREQUEST']._serialized_end=286
+  _globals['_CLAIMREPLY']._serialized_start=289
+  _globals['_CLAIMREPLY']._serialized_end=577
+  _globals['_CLAIMREPLY_OUTCOME']._serialized_start=504
+  _globals['_CLAIMREPLY_OUTCOME']._serialized_end=577
 # @@protoc_insertion_point(module_scope)

@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ClaimRequest(_message.Message):
-    __slots__ = ("incarnation", "attempt", "nonce", "public_key")
+    __slots__ = ("incarnation", "attempt", "nonce", "public_key", "rendezvous_port")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    RENDEZVOUS_PORT_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     attempt: _sync_pb2.AttemptRef
     nonce: bytes
     public_key: bytes
-    def __init__(self, incarnation: _Optional[int] = ..., attempt: _Optional[_Union[_sync_pb2.AttemptRef, _Mapping]] = ..., nonce: _Optional[bytes] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+    rendezvous_port: int
+    def __init__(self, incarnation: _Optional[int] = ..., attempt: _Optional[_Union[_sync_pb2.AttemptRef, _Mapping]] = ..., nonce: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., rendezvous_port: _Optional[int] = ...) -> None: ...
 
 class ClaimReply(_message.Message):
     __slots__ = ("outcome", "reason", "assignment_json", "sealed_secrets", "applied")

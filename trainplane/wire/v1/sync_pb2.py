@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtrainplane/wire/v1/sync.proto\x12\x12trainplane.wire.v1\x1a\x1egoogle/protobuf/duration.proto\"\xab\x02\n\x0bSyncRequest\x12 \n\x0bincarnation\x18\x01 \x01(\x03R\x0bincarnation\x12\x18\n\x07\x63ounter\x18\x02 \x01(\x03R\x07\x63ounter\x12 \n\x0chost_boot_id\x18\x03 \x01(\tR\nhostBootId\x12#\n\ragent_version\x18\x04 \x01(\tR\x0c\x61gentVersion\x12;\n\tinventory\x18\x05 \x01(\x0b\x32\x1d.trainplane.wire.v1.InventoryR\tinventory\x12=\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32!.trainplane.wire.v1.AttemptStatusR\x08\x61ttempts\x12\x1d\n\npublic_key\x18\x07 \x01(\x0cR\tpublicKey\"\xab\x03\n\tInventory\x12\x35\n\x04gpus\x18\x01 \x03(\x0b\x32!.trainplane.wire.v1.Inventory.GpuR\x04gpus\x12\x12\n\x04\x63pus\x18\x02 \x01(\x05R\x04\x63pus\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x12\x41\n\x06labels\x18\x04 \x03(\x0b\x32).trainplane.wire.v1.Inventory.LabelsEntryR\x06labels\x12\x16\n\x06runner\x18\x05 \x01(\tR\x06runner\x12\x1c\n\tsimulated\x18\x06 \x01(\x08R\tsimulated\x12(\n\x10not_ready_reason\x18\x07 \x01(\tR\x0enotReadyReason\x1aR\n\x03Gpu\x12\x14\n\x05index\x18\x01 \x01(\x05R\x05index\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb2\x02\n\rAttemptStatus\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12=\n\x05stage\x18\x02 \x01(\x0e\x32\'.trainplane.wire.v1.AttemptStatus.StageR\x05stage\x12\x10\n\x03pid\x18\x03 \x01(\x05R\x03pid\x12\x18\n\x07reports\x18\x04 \x01(\x03R\x07reports\"|\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43LAIMING\x10\x01\x12\x0b\n\x07\x43LAIMED\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0c\n\x08STOPPING\x10\x04\x12\x0b\n\x07STAGING\x10\x05\x12\x0e\n\nPUBLISHING\x10\x06\x12\t\n\x05\x45NDED\x10\x07\"=\n\nAttemptRef\x12\x17\n\x07job_uid\x18\x01 \x01(\tR\x06jobUid\x12\x16\n\x06number\x18\x02 \x01(\x05R\x06number\"\x96\x04\n\tSyncReply\x12?\n\x07outcome\x18\x01 \x01(\x0e\x32%.trainplane.wire.v1.SyncReply.OutcomeR\x07outcome\x12 \n\x0bincarnation\x18\x02 \x01(\x03R\x0bincarnation\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x34\n\x05\x63laim\x18\x04 \x03(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x05\x63laim\x12\x36\n\x04stop\x18\x05 \x03(\x0b\x32\".trainplane.wire.v1.SyncReply.StopR\x04stop\x12\x38\n\x07settled\x18\x06 \x03(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07settled\x12\x36\n\tnext_sync\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08nextSync\x1aX\n\x04Stop\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\"L\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41PPLIED\x10\x01\x12\x0e\n\nSUPERSEDED\x10\x02\x12\x0b\n\x07NOT_NOW\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtrainplane/wire/v1/sync.proto\x12\x12trainplane.wire.v1\x1a\x1egoogle/protobuf/duration.proto\"\xab\x02\n\x0bSyncRequest\x12 \n\x0bincarnation\x18\x01 \x01(\x03R\x0bincarnation\x12\x18\n\x07\x63ounter\x18\x02 \x01(\x03R\x07\x63ounter\x12 \n\x0chost_boot_id\x18\x03 \x01(\tR\nhostBootId\x12#\n\ragent_version\x18\x04 \x01(\tR\x0c\x61gentVersion\x12;\n\tinventory\x18\x05 \x01(\x0b\x32\x1d.trainplane.wire.v1.InventoryR\tinventory\x12=\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32!.trainplane.wire.v1.AttemptStatusR\x08\x61ttempts\x12\x1d\n\npublic_key\x18\x07 \x01(\x0cR\tpublicKey\"\xda\x03\n\tInventory\x12\x35\n\x04gpus\x18\x01 \x03(\x0b\x32!.trainplane.wire.v1.Inventory.GpuR\x04gpus\x12\x12\n\x04\x63pus\x18\x02 \x01(\x05R\x04\x63pus\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x12\x41\n\x06labels\x18\x04 \x03(\x0b\x32).trainplane.wire.v1.Inventory.LabelsEntryR\x06labels\x12\x16\n\x06runner\x18\x05 \x01(\tR\x06runner\x12\x1c\n\tsimulated\x18\x06 \x01(\x08R\tsimulated\x12(\n\x10not_ready_reason\x18\x07 \x01(\tR\x0enotReadyReason\x12-\n\x12rendezvous_address\x18\x08 \x01(\tR\x11rendezvousAddress\x1aR\n\x03Gpu\x12\x14\n\x05index\x18\x01 \x01(\x05R\x05index\x12\x12\n\x04type\x18\x02 \x01(\tR\x04type\x12!\n\x0cmemory_bytes\x18\x03 \x01(\x03R\x0bmemoryBytes\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb2\x02\n\rAttemptStatus\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12=\n\x05stage\x18\x02 \x01(\x0e\x32\'.trainplane.wire.v1.AttemptStatus.StageR\x05stage\x12\x10\n\x03pid\x18\x03 \x01(\x05R\x03pid\x12\x18\n\x07reports\x18\x04 \x01(\x03R\x07reports\"|\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43LAIMING\x10\x01\x12\x0b\n\x07\x43LAIMED\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0c\n\x08STOPPING\x10\x04\x12\x0b\n\x07STAGING\x10\x05\x12\x0e\n\nPUBLISHING\x10\x06\x12\t\n\x05\x45NDED\x10\x07\"=\n\nAttemptRef\x12\x17\n\x07job_uid\x18\x01 \x01(\tR\x06jobUid\x12\x16\n\x06number\x18\x02 \x01(\x05R\x06number\"\x96\x04\n\tSyncReply\x12?\n\x07outcome\x18\x01 \x01(\x0e\x32%.trainplane.wire.v1.SyncReply.OutcomeR\x07outcome\x12 \n\x0bincarnation\x18\x02 \x01(\x03R\x0bincarnation\x12\x1e\n\ngeneration\x18\x03 \x01(\x03R\ngeneration\x12\x34\n\x05\x63laim\x18\x04 \x03(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x05\x63laim\x12\x36\n\x04stop\x18\x05 \x03(\x0b\x32\".trainplane.wire.v1.SyncReply.StopR\x04stop\x12\x38\n\x07settled\x18\x06 \x03(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07settled\x12\x36\n\tnext_sync\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08nextSync\x1aX\n\x04Stop\x12\x38\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1e.trainplane.wire.v1.AttemptRefR\x07\x61ttempt\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\"L\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x41PPLIED\x10\x01\x12\x0e\n\nSUPERSEDED\x10\x02\x12\x0b\n\x07NOT_NOW\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNCREQUEST']._serialized_start=86
   _globals['_SYNCREQUEST']._serialized_end=385
   _globals['_INVENTORY']._serialized_start=388
-  _globals['_INVENTORY']._serialized_end=815
-  _globals['_INVENTORY_GPU']._serialized_start=674
-  _globals['_INVENTORY_GPU']._serialized_end=756
-  _globals['_INVENTORY_LABELSENTRY']._serialized_start=758
-  _globals['_INVENTORY_LABELSENTRY']._serialized_end=815
-  _globals['_ATTEMPTSTATUS']._serialized_start=818
-  _globals['_ATTEMPTSTATUS']._serialized_end=1124
-  _globals['_ATTEMPTSTATUS_STAGE']._serialized_start=1000
-  _globals['_ATTEMPTSTATUS_STAGE']._serialized_end=1124
-  _globals['_ATTEMPTREF']._serialized_start=1126
-  _globals['_ATTEMPTREF']._serialized_end=1187
-  _globals['_SYNCREPLY']._serialized_start=1190
-  _globals['_SYNCREPLY']._serialized_end=1724
-  _globals['_SYNCREPLY_STOP']._serialized_start=1558
-  _globals['_SYNCREPLY_STOP']._serialized_end=1646
-  _globals['_SYNCREPLY_OUTCOME']._serialized_start=1648
-  _globals['_SYNCREPLY_OUTCOME']._serialized_end=1724
+  _globals['_INVENTORY']._serialized_end=862
+  _globals['_INVENTORY_GPU']._serialized_start=721
+  _globals['_INVENTORY_GPU']._serialized_end=803
+  _globals['_INVENTORY_LABELSENTRY']._serialized_start=805
+  _globals['_INVENTORY_LABELSENTRY']._serialized_end=862
+  _globals['_ATTEMPTSTATUS']._serialized_start=865
+  _globals['_ATTEMPTSTATUS']._serialized_end=1171
+  _globals['_ATTEMPTSTATUS_STAGE']._serialized_start=1047
+  _globals['_ATTEMPTSTATUS_STAGE']._serialized_end=1171
+  _globals['_ATTEMPTREF']._serialized_start=1173
+  _globals['_ATTEMPTREF']._serialized_end=1234
+  _globals['_SYNCREPLY']._serialized_start=1237
+  _globals['_SYNCREPLY']._serialized_end=1771
+  _globals['_SYNCREPLY_STOP']._serialized_start=1605
+  _globals['_SYNCREPLY_STOP']._serialized_end=1693
+  _globals['_SYNCREPLY_OUTCOME']._serialized_start=1695
+  _globals['_SYNCREPLY_OUTCOME']._serialized_end=1771
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,7 @@ class SyncRequest(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., counter: _Optional[int] = ..., host_boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[AttemptStatus, _Mapping]]] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class Inventory(_message.Message):
-    __slots__ = ("gpus", "cpus", "memory_bytes", "labels", "runner", "simulated", "not_ready_reason")
+    __slots__ = ("gpus", "cpus", "memory_bytes", "labels", "runner", "simulated", "not_ready_reason", "rendezvous_address")
     class Gpu(_message.Message):
         __slots__ = ("index", "type", "memory_bytes")
         INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class Inventory(_message.Message):
     RUNNER_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     NOT_READY_REASON_FIELD_NUMBER: _ClassVar[int]
+    RENDEZVOUS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     gpus: _containers.RepeatedCompositeFieldContainer[Inventory.Gpu]
     cpus: int
     memory_bytes: int
@@ -60,7 +61,8 @@ class Inventory(_message.Message):
     runner: str
     simulated: bool
     not_ready_reason: str
-    def __init__(self, gpus: _Optional[_Iterable[_Union[Inventory.Gpu, _Mapping]]] = ..., cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runner: _Optional[str] = ..., simulated: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ...) -> None: ...
+    rendezvous_address: str
+    def __init__(self, gpus: _Optional[_Iterable[_Union[Inventory.Gpu, _Mapping]]] = ..., cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runner: _Optional[str] = ..., simulated: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., rendezvous_address: _Optional[str] = ...) -> None: ...
 
 class AttemptStatus(_message.Message):
     __slots__ = ("attempt", "stage", "pid", "reports")

@@ -148,7 +148,7 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
         )
     if customization.kind.peft_type:
         model.config.use_cache = False
-    return model if quantizing else model.to(device.torch_device)
+    return quantized.pin(model) if quantizing else model.to(device.torch_device)
 
 
 def adapt(

@@ -48,6 +48,18 @@ def loading(quantization: Quantization, device: Device) -> dict[str, Any]:
     }
 
 
+def pin(base: Any) -> Any:
+    """Have the quantized weights stay what they are, whatever the CPU; the model.
+
+    Where a CPU has AVX512 for bf16, bitsandbytes packs a weight anew when it is first evaluated. That rounds its scales
+    to bf16, so that one evaluation changes the base that is trained on, and fails for widths that are no multiple of 32.
+    """
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return base
+
+
 def stands_transposed(model: Any) -> bool:
     """Whether the adapted layers lie transposed in the model as it is without quantization (GPT-2's do).
 

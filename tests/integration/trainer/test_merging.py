@@ -109,6 +109,8 @@ def test_qlora_is_merged_into_the_dequantized_base(
     import torch
     from transformers import BitsAndBytesConfig
 
+    from agent.trainer.quantized import pin
+
     targets = ["c_attn", "c_proj"] if architecture == "gpt2" else ["all-linear"]
     qlora = {"bnb_4bit_compute_dtype": "float32"}
     attempt = exported(
@@ -123,7 +125,7 @@ def test_qlora_is_merged_into_the_dequantized_base(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,
     )
-    quantized = with_adapter(loaded(models[architecture], quantization_config=four_bits), attempt.output)
+    quantized = with_adapter(pin(loaded(models[architecture], quantization_config=four_bits)), attempt.output)
     torch.testing.assert_close(merged, logits(quantized), rtol=1e-3, atol=1e-3)
     whole = logits(with_adapter(loaded(models[architecture]), attempt.output))
     assert (merged - whole).abs().max() > 0.02, "the unquantized base would have done"

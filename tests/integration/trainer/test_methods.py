@@ -104,6 +104,8 @@ def load(attempt: Attempt, method: str, *, precision: str = "fp32") -> Result:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from agent.trainer.quantized import pin
+
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     plain = AutoModelForCausalLM.from_pretrained(attempt.model).state_dict()
     if method == "full":
@@ -116,7 +118,7 @@ def load(attempt: Attempt, method: str, *, precision: str = "fp32") -> Result:
         quantized["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
         )  # fmt: skip
-    base = AutoModelForCausalLM.from_pretrained(attempt.model, dtype=dtype, **quantized)
+    base = pin(AutoModelForCausalLM.from_pretrained(attempt.model, dtype=dtype, **quantized))
     with warnings.catch_warnings():
         for told in PEFT_TELLS:
             warnings.filterwarnings("ignore", message=told)

@@ -86,6 +86,25 @@ def test_what_flows_between_layers_is_in_the_job_s_precision(models: dict[str, P
     assert seen == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_an_evaluation_leaves_the_base_as_it_was(models: dict[str, Path], *, double: bool):
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    base = adapted(models["llama"], {"use_double_quant": double}).model.get_base_model()
+
+    def weights() -> list[torch.Tensor]:
+        layers = [module.weight for module in base.modules() if isinstance(module, Linear4bit)]
+        return [dequantize_4bit(weight.data, weight.quant_state) for weight in layers]
+
+    before = weights()
+    with torch.inference_mode():
+        base.eval()(input_ids=torch.tensor([[3, 4, 5]]))
+    for one, other in zip(before, weights(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_it_learns_and_loads_with_plain_peft_on_the_full_base(

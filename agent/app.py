@@ -50,7 +50,8 @@ _log = structlog.get_logger()
 _PRELOADING = "agent.trainer.preloading"
 #: A smaller host needs the memory for training.
 _WARM_FROM_BYTES = 8_000_000_000
-_END_TRAINERS_LIMIT = timedelta(seconds=12)
+#: What killing takes, and seeing that all are gone.
+_LONGER_THAN_GRACE = timedelta(seconds=2)
 
 
 async def run(settings: Settings) -> int:
@@ -66,7 +67,7 @@ async def run(settings: Settings) -> int:
                 asyncio.get_running_loop().add_signal_handler(number, told.set)
             status = await _until_the_end(loops, told, node=settings.node)
             if told.is_set() and settings.end_trainers_on_exit:
-                await supervisor.end_all(_END_TRAINERS_LIMIT)
+                await supervisor.end_all(settings.grace + settings.checkpoint_grace + _LONGER_THAN_GRACE)
     _log.info("agent ended", node=settings.node, status=status)
     return status
 
@@ -91,11 +92,12 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         link = Link(link_settings, woken=lambda: sync.wake(), asked=probes.take)  # noqa: PLW0108  # made just below
         sync = SyncLoop(link, inventory=inventory, node=settings.node, bounds=_bounds(inventory, groups))
         stack.push_async_callback(link.close)
-        reports = ReportSender(link)
+        uploader = Uploader(environment, settings.storage(), ambient())
+        checkpoints = Checkpoints(journal, uploader)
+        reports = ReportSender(link, withheld=checkpoints.owes)
         stack.callback(reports.close)
         logs = LogSender(link)
         warm = warm_trainers(settings, inventory)
-        uploader = Uploader(environment, settings.storage(), ambient())
         stack.push_async_callback(uploader.close)
         supervisor = Supervisor(
             Collaborators(
@@ -107,7 +109,7 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 uploader=uploader,
                 fetching=Fetching(journal, fetcher),
                 pushing=Pushing(fetcher),
-                checkpoints=Checkpoints(journal, uploader),
+                checkpoints=checkpoints,
                 launcher=Launcher(
                     settings.model_root,
                     bounds_enforced=not inventory.simulated,
@@ -117,10 +119,11 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
                 grace=settings.grace,
                 simulated=inventory.simulated,
                 storage_patience=settings.storage_patience,
+                checkpoint_grace=settings.checkpoint_grace,
             ),
             loops,
             changed=sync.changed,
-            deadline_grace=settings.deadline_grace,
+            deadline_grace=settings.deadline_grace + settings.checkpoint_grace,
             stall_timeout=settings.stall_timeout,
         )
         stack.push_async_callback(loops.close)

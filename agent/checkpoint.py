@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 DIRECTORY = "checkpoints"
+STORED = ".checkpoints"
+"""Where a job's lie beside its output, by its uid."""
 MANIFEST = "manifest.json"
 KEPT = 2
 """How many, where the job does not say: one may turn out broken."""
 _ASIDE = ".writing-"
+
+
+def stored_below(output_uri: str, uid: str) -> str:
+    """Where a job's checkpoints lie in shared storage, given its output's URI."""
+    return f"{output_uri.rstrip('/')}/{STORED}/{uid}/"
 
 
 class CheckpointBrokenError(Exception):
@@ -97,6 +104,15 @@ def save(
         if path not in kept:  # older, or of a later step and so passed over when this training went on
             shutil.rmtree(path)
     return Checkpoint(step, place, size + len(manifest), sha256(manifest).hexdigest(), int(kept[-1].name))
+
+
+def remove(root: Path, step: int) -> None:
+    """Remove a checkpoint: first out of everybody's sight, then from the disk."""
+    place = root / f"{step:08d}"
+    aside = root / f"{_ASIDE}{place.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    place.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def usable(roots: Iterable[Path], broken: Callable[[Path, str], None]) -> Iterator[Checkpoint]:

@@ -93,8 +93,8 @@ class Journal(Protocol):
         """Note the trainer that was started. Not durable, only atomic, as above."""
         ...
 
-    def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
-        """Note that the attempt is being stopped, and why. Durable."""
+    def write_stop(self, key: AttemptKey, reason: str, *, own: bool, checkpoint: bool = True) -> None:
+        """Note that the attempt is being stopped, why, and whether a last checkpoint is wanted. Durable."""
         ...
 
     def write_staged(self, key: AttemptKey, digest: str) -> None:
@@ -190,9 +190,9 @@ class FileJournal:
         """See Journal."""
         self._put(self.directory(key) / "process.json", asdict(process), durable=False)
 
-    def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
+    def write_stop(self, key: AttemptKey, reason: str, *, own: bool, checkpoint: bool = True) -> None:
         """See Journal."""
-        self._put(self.directory(key) / "stop.json", {"reason": reason, "own": own})
+        self._put(self.directory(key) / "stop.json", {"reason": reason, "own": own, "checkpoint": checkpoint})
 
     def write_staged(self, key: AttemptKey, digest: str) -> None:
         """See Journal."""

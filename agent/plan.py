@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TICKS_PER_SECOND = 100
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 STALLED = "STALLED"
+#: Stops after which nobody goes on from there, or that come for a trainer which has had its time already.
+_HASTY = frozenset({"CANCELLED", "SUPERSEDED", "LOST", DEADLINE_EXCEEDED, STALLED})
 
 
 class Do(enum.Enum):
@@ -48,7 +50,7 @@ class Do(enum.Enum):
 
 
 #: What a stop order may interrupt; everything else is short, or must not be torn.
-INTERRUPTIBLE = frozenset({Do.CHECK, Do.FETCH, Do.RESUME, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
+INTERRUPTIBLE = frozenset({Do.CHECK, Do.FETCH, Do.RESUME, Do.KILL, Do.SHIP_LOG, Do.STAGE, Do.COMMIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ def next_deadline(actual: Mapping[AttemptKey, Run], *, deadline_grace: timedelta
 
 def _step(run: Run, stop: str, *, overdue: bool) -> Action | None:
     """The next step of the process' lane; None: wait for news."""
-    if stop and not run.stop_reason and stoppable(run):
+    # Who waits for a last checkpoint, and is cancelled meanwhile, waits no longer.
+    hurried = hasty(stop) and bool(run.stop_reason) and not hasty(run.stop_reason)
+    if stop and (hurried or not run.stop_reason) and stoppable(run):
         return Action(Do.ORDER_STOP, run.key, stop)
     if run.alive and not run.stop_reason:
         reason = DEADLINE_EXCEEDED if overdue else STALLED if run.stalled else ""
@@ -155,6 +159,11 @@ def _publishing(run: Run) -> Do | None:
     if run.commit is Commit.REFUSED:
         return None
     return Do.COMMIT if run.staged_digest else Do.STAGE
+
+
+def hasty(reason: str) -> bool:
+    """Whether a stop for that reason waits for no last checkpoint."""
+    return reason in _HASTY
 
 
 def stoppable(run: Run) -> bool:

@@ -8,6 +8,7 @@ at a time: while it is, the next lines gather in the files.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from agent.inotify import Watches
 from agent.ports import ControlPlane, Lines, NoAnswerError, Watermark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from agent.run import AttemptKey
@@ -123,10 +124,18 @@ class ReportFile:
 
 
 class ReportSender:
-    """Sends the reports of every attempt that it follows."""
+    """Sends the reports of every attempt that it follows.
 
-    def __init__(self, control_plane: ControlPlane) -> None:
+    Args:
+        control_plane: to whom.
+        withheld: whether a trainer's `failed` is not to be told yet. Asked again about once a second.
+    """
+
+    def __init__(
+        self, control_plane: ControlPlane, *, withheld: Callable[[AttemptKey], bool] = lambda _key: False
+    ) -> None:
         self._control_plane = control_plane
+        self._withheld = withheld
         self._files: dict[AttemptKey, ReportFile] = {}
         self._watches: Watches[AttemptKey] = Watches()
         self._unread: set[AttemptKey] = set()
@@ -184,7 +193,7 @@ class ReportSender:
         for key in list(self._unread):
             if not self._files[key].read_ahead():
                 self._unread.discard(key)
-        waiting = [lines for file in self._files.values() if (lines := file.pending()).lines]
+        waiting = [lines for file in self._files.values() if (lines := self._sendable(file.pending())).lines]
         if not waiting:
             return []
         batch: list[Lines] = []
@@ -202,6 +211,11 @@ class ReportSender:
         for part in batch:
             self._files[part.key] = self._files.pop(part.key)
         return batch
+
+    def _sendable(self, pending: Lines) -> Lines:
+        if pending.lines and _tells_failure(pending.lines[-1]) and self._withheld(pending.key):
+            return Lines(pending.key, pending.first_sequence, pending.lines[:-1])
+        return pending
 
     @staticmethod
     def _full(batch: list[Lines]) -> bool:
@@ -241,6 +255,15 @@ def size_bytes(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _tells_failure(line: bytes) -> bool:
+    if b'"failed"' not in line:  # nearly always
+        return False
+    try:
+        return bool(json.loads(line).get("kind") == "failed")
+    except (ValueError, AttributeError):
+        return False
 
 
 def _sync_all(files: list[ReportFile]) -> None:

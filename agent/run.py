@@ -82,6 +82,8 @@ class Assignment:
     spec: dict[str, Any]
     devices: tuple[str, ...]
     deadline_seconds: float | None
+    checkpoint_grace_seconds: float | None = None
+    """What a trainer that is stopped, or at its deadline, has for a last checkpoint; None: what it takes itself."""
     world_size: int = 1
     """Ranks to train with: one per device that is charged, real or simulated; 1 on CPUs alone."""
 
@@ -94,7 +96,7 @@ class Assignment:
         """
         try:
             document = json.loads(data)
-            deadline = document.get("deadline_seconds")
+            deadline, grace = document.get("deadline_seconds"), document.get("checkpoint_grace_seconds")
             devices = tuple(str(device) for device in document.get("devices", []))
             return cls(
                 key=AttemptKey(str(document["uid"]), int(document["attempt"])),
@@ -103,6 +105,7 @@ class Assignment:
                 spec=dict(document["spec"]),
                 devices=devices,
                 deadline_seconds=None if deadline is None else float(deadline),
+                checkpoint_grace_seconds=None if grace is None else float(grace),
                 # An assignment of before there were several ranks does not say.
                 world_size=int(document.get("world_size", max(1, len(devices)))),
             )
@@ -120,6 +123,7 @@ class Assignment:
             "devices": list(self.devices),
             "world_size": self.world_size,
             "deadline_seconds": self.deadline_seconds,
+            "checkpoint_grace_seconds": self.checkpoint_grace_seconds,
         }
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 

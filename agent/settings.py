@@ -108,8 +108,12 @@ class Settings(BaseSettings):
     grace: timedelta = timedelta(seconds=10)
     """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
 
+    checkpoint_grace: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
+    """How long a trainer may take for the step that it is in and a last checkpoint, before it ends for a stop (not for
+    a cancel, which does not wait) or at its deadline. Not below what a step and a checkpoint take. 0: none is made."""
+
     deadline_grace: timedelta = timedelta(seconds=30)
-    """How long after its deadline a trainer that did not end itself is killed; not below what its last steps take."""
+    """How long after its deadline, and `checkpoint_grace`, a trainer that did not end itself is killed."""
 
     stall_timeout: timedelta = Field(default=timedelta(minutes=30), ge=timedelta(0))
     """How long a trainer may show no progress before it is ended as STALLED, its stacks in the log. Longer than what

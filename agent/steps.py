@@ -21,7 +21,7 @@ from agent.failpoints import failpoint
 from agent.inputs.failures import InputError
 from agent.journal import JournalError, log_tail
 from agent.launch import LaunchRefusedError
-from agent.plan import DEADLINE_EXCEEDED, STALLED, Action, Do
+from agent.plan import DEADLINE_EXCEEDED, STALLED, Action, Do, hasty
 from agent.ports import Answer, NoAnswerError
 from agent.run import Assignment, AttemptKey, Commit, InvalidAssignmentError, Run
 from agent.runners.protocol import LaunchError
@@ -82,6 +82,11 @@ class Collaborators:
     grace: timedelta
     simulated: bool
     storage_patience: timedelta = timedelta(minutes=30)
+    checkpoint_grace: timedelta = timedelta(seconds=30)
+
+    def grace_for(self, reason: str) -> timedelta:
+        """How long a trainer that is stopped for that reason may take to end."""
+        return self.grace if hasty(reason) else self.grace + self.checkpoint_grace
 
 
 class Steps:
@@ -114,7 +119,9 @@ class Steps:
     async def carry_out(self, action: Action, run: Run) -> Changes:
         """Do it; the facts that it changed."""
         if action.do is Do.ORDER_STOP:
-            self._with.journal.write_stop(action.key, action.reason, own=action.own)
+            self._with.journal.write_stop(
+                action.key, action.reason, own=action.own, checkpoint=not hasty(action.reason)
+            )
             failpoint("agent.after_stop_order")
             return {"stop_reason": action.reason, "own_stop": action.own}
         return await self._steps[action.do](run)
@@ -153,6 +160,8 @@ class Steps:
             if assignment.key != run.key:
                 raise InvalidAssignmentError(f"it is {assignment.key}'s, not {run.key}'s")  # noqa: TRY301
             self._secrets[run.key] = self._with.sealing_key.open(sealed)
+            grace = self._with.checkpoint_grace.total_seconds()
+            assignment = replace(assignment, checkpoint_grace_seconds=grace)
         except (InvalidAssignmentError, SealError) as error:
             if run.started:
                 _bound(run).error("claim's answer cannot be read", error=str(error))
@@ -217,7 +226,7 @@ class Steps:
         _bound(run).info("stopping", reason=run.stop_reason)
         if run.stop_reason == STALLED and run.own_stop:
             await self._with.runner.show_stacks(run.key, run.process)
-        await self._with.runner.stop(run.key, run.process, self._with.grace)
+        await self._with.runner.stop(run.key, run.process, self._with.grace_for(run.stop_reason))
         failpoint("agent.after_kill")
         return {**self.outcome(run.key), "swept": True}
 
@@ -233,6 +242,7 @@ class Steps:
             await self._with.uploader.ship_log(run.assignment, self._with.journal.directory(run.key))
             if run.last_kind != "finished" and run.stop_reason != CANCELLED:
                 await self._with.checkpoints.store_rest(run.assignment)
+        self._with.checkpoints.let_go(run.key)
         await self._with.logs.send_rest(run.key)
         await self._with.uploader.finish_log(run.key)
         failpoint("agent.after_log")
@@ -325,7 +335,8 @@ class Steps:
 
     async def _note_failed(self, run: Run) -> Changes:
         if run.own_stop:
-            return self._failed(run.key, run.stop_reason, _OWN_STOPS.get(run.stop_reason, run.stop_reason))
+            words = _OWN_STOPS.get(run.stop_reason, run.stop_reason)
+            return self._failed(run.key, run.stop_reason, words + self._kept(run))
         if run.rebooted:
             return self._failed(run.key, NODE_LOST, "the host was restarted while the trainer ran")
         used = self._with.runner.memory(run.key)
@@ -335,12 +346,20 @@ class Steps:
         words = wording.crash(run.exit_status, last_kind=run.last_kind, log=log)
         return self._failed(run.key, "TRAINER_CRASHED", words)
 
+    def _kept(self, run: Run) -> str:
+        """What is left of a training that was ended, in words."""
+        if run.stop_reason != DEADLINE_EXCEEDED or run.assignment is None:
+            return ""
+        uri = run.assignment.setting("artifacts.output_uri") or ""
+        return wording.kept(self._with.journal.directory(run.key), output_uri=uri, uid=run.key.uid)
+
     async def _remove(self, run: Run) -> Changes:
         self._with.reports.forget(run.key)
         self._with.logs.forget(run.key)
         self._with.checkpoints.forget(run.key)
         self._secrets.pop(run.key, None)
-        self._with.journal.remove(run.key, resumable=run.last_kind == "failed")
+        stopped = run.last_kind == "stopped" and not hasty(run.stop_reason)
+        self._with.journal.remove(run.key, resumable=stopped or run.last_kind == "failed")
         _bound(run).info("attempt forgotten")
         return {}
 

@@ -36,6 +36,9 @@ _JOURNAL_PAUSE_SECONDS = 1.0
 #: SIGKILL acts at once, unless a process hangs in the kernel.
 _UNKILLABLE_SECONDS = 20.0
 _JOURNAL = "journal"
+#: For what the trainers of an agent that exits have kept, after they are gone.
+_STORE_LIMIT = timedelta(seconds=32)
+_LOOK_SECONDS = 0.2
 #: The child that ships the log to `log_uri` must not compete with the trainer's start.
 _LOG_CHILD_DELAY_SECONDS = 2.0
 
@@ -88,6 +91,8 @@ class Supervisor:
         for key in self.collaborators.journal.keys():  # noqa: SIM118  # a method, not a mapping's
             run = self._recovered(key)
             self._owned[key] = _Owned(run)
+            if run.started and run.assignment is not None:
+                self.collaborators.checkpoints.attend(key)
             self.collaborators.logs.follow(key, self.collaborators.journal.directory(key), fresh=False)
             self._watch(self._owned[key])
             _log.info(
@@ -139,16 +144,26 @@ class Supervisor:
                     await self._news.wait()
 
     async def end_all(self, limit: timedelta) -> None:
-        """Stop every trainer because the agent exits; waits until no process is left, at most `limit`."""
+        """Stop every trainer because the agent exits; waits until no process is left, and what they kept is stored."""
         ending = [owned for owned in self._owned.values() if owned.run.alive and stoppable(owned.run)]
         for owned in ending:
             if not owned.run.stop_reason:
                 self._dispatch(Action(Do.ORDER_STOP, owned.run.key, NODE_LOST, own=True))
+        await self._until(lambda owned: owned.run.swept, ending, limit)
+        owing = [owned for owned in ending if self.collaborators.checkpoints.owes(owned.run.key)]
+        await self._until(lambda owned: not self.collaborators.checkpoints.owes(owned.run.key), owing, _STORE_LIMIT)
+
+    async def _until(self, done: Callable[[_Owned], bool], among: list[_Owned], limit: timedelta) -> None:
+        """Wait for their steps until all are done, at most `limit`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit.total_seconds()):
-                while left := [owned for owned in ending if not owned.run.swept]:
+                while left := [owned for owned in among if not done(owned)]:
                     steps = [owned.stepping[1] for owned in left if owned.stepping]
-                    await (asyncio.wait(steps, return_when="FIRST_COMPLETED") if steps else asyncio.sleep(0))
+                    await (
+                        asyncio.wait(steps, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
+                        if steps
+                        else asyncio.sleep(0)
+                    )
 
     def _recovered(self, key: AttemptKey) -> Run:
         journal, runner = self.collaborators.journal, self.collaborators.runner
@@ -221,7 +236,8 @@ class Supervisor:
         if action.do not in {Do.KILL, Do.SWEEP}:
             yield
             return
-        patience = self.collaborators.grace.total_seconds() + _UNKILLABLE_SECONDS
+        longest = self.collaborators.grace + self.collaborators.checkpoint_grace
+        patience = longest.total_seconds() + _UNKILLABLE_SECONDS
         words = f"processes of attempt {action.key} do not die"
         timer = asyncio.get_running_loop().call_later(patience, self._complain, str(action.key), words)
         try:
@@ -251,6 +267,7 @@ class Supervisor:
 
     def _watch(self, owned: _Owned) -> None:
         if owned.run.alive and owned.watching is None:
+            self.collaborators.checkpoints.attend(owned.run.key)
             owned.watching = self.loops.once(f"{owned.run.key} watch", self._until_gone(owned))
             owned.storing = self.loops.once(f"{owned.run.key} checkpoints", self._steps.store_checkpoints(owned.run))
             if self.stall_timeout:

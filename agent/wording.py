@@ -5,7 +5,11 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from agent.checkpoint import DIRECTORY, newest_first, stored_below
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agent.cgroups import MemoryUse
 
 _GIB = 1024**3
@@ -59,3 +63,16 @@ def out_of_memory(used: MemoryUse) -> str:
         f"resources.memory_gb: the trainer needed more than its {used.limit_bytes / _GIB:.4g} GiB and the kernel "
         f"killed a process of it; {peak}; raise resources.memory_gb, or lower tuning_parameters.max_sequence_length"
     )
+
+
+def kept(directory: Path, *, output_uri: str, uid: str) -> str:
+    """What is left of an attempt's training, to be said behind why it ended. Of an attempt without any process."""
+    newest = next(iter(newest_first([directory / DIRECTORY])), None)
+    if newest is None:
+        return "; it has left no checkpoint"
+    return f"; the state after step {int(newest.name)} is kept as a checkpoint{place_kept(output_uri, uid)}"
+
+
+def place_kept(output_uri: str, uid: str) -> str:
+    """Where checkpoints are to be found; its node alone where the output has no place."""
+    return f" below {stored_below(output_uri, uid)}" if output_uri else " on its node"

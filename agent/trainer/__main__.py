@@ -28,7 +28,7 @@ def main(attempt_directory: str) -> int:
     """Run the attempt in a process of its own: from here on it may be ended at any time.
 
     Returns:
-        The exit status: 0 after `finished`, 1 after `failed`.
+        The exit status: 0 after `finished`, 1 after `failed`, 143 where it was stopped.
     """
     first_line.append_started(attempt_directory)
 
@@ -43,7 +43,7 @@ def main(attempt_directory: str) -> int:
     reports = Reports(directory)
 
     def own(document: Mapping[str, Any]) -> None:
-        warden.start(reports, assignment.deadline_seconds(document))
+        warden.start(reports, assignment.terms(document, directory))
         isolation.leave_out_libraries(quantizing=assignment.quantizes(document))
 
     return attend(directory, reports, own=own)
@@ -61,10 +61,16 @@ def attend(directory: Path, reports: Reports, *, own: Callable[[Mapping[str, Any
     Returns:
         The exit status.
     """
+    from agent.trainer import assignment
+    from agent.trainer.stopping import Stopped
     from agent.trainer.verdict import judge, log_to_stderr
+    from agent.trainer.warden import conclude
 
     log_to_stderr()
-    verdict = judge(lambda: _train(directory, reports, own))
+    try:
+        verdict = judge(lambda: _train(directory, reports, own))
+    except Stopped:
+        return conclude(reports, assignment.terms(assignment.read_document(directory), directory))
     if verdict is not None:
         reports.failed(verdict.reason, verdict.message)
         return FAILED_STATUS
@@ -80,7 +86,7 @@ def _train(directory: Path, reports: Reports, own: Callable[[Mapping[str, Any]],
     if ranks > 1:
         from agent.trainer.leader import lead
 
-        return lead(directory, ranks, assignment.deadline_seconds(document))
+        return lead(directory, ranks, assignment.terms(document, directory))
 
     from agent.trainer.training import train_attempt
 

@@ -15,6 +15,7 @@ from agent.trainer.data.formats import READERS
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedDataset, FetchedModel
+from agent.trainer.stopping import PATIENCE_SECONDS, Terms
 from trainplane.backends import gguf_support
 from trainplane.backends.peft_methods import METHODS
 
@@ -75,11 +76,11 @@ class Tuning:
     eval_fraction: float = 0.0
     """Of the training rows, held out for evaluation."""
     neftune_noise_alpha: float = 0.0
+    """0 = no noise."""
     checkpoint_steps: int | None = None
     """Optimizer steps between checkpoints; None: by time."""
     checkpoint_limit: int | None = None
     """How many checkpoints are kept; None: as many as is sensible."""
-    """0 = no noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,16 @@ def read_document(attempt_directory: Path) -> dict[str, Any]:
     return document
 
 
-def deadline_seconds(document: Mapping[str, Any]) -> float | None:
-    """How long the trainer may run; read before the rest, so that the deadline holds for that too."""
-    return Fields(document, "").optional_number("deadline_seconds")
+def terms(document: Mapping[str, Any], attempt_directory: Path) -> Terms:
+    """When, and how, the trainer is ended early; read before the rest, so that the deadline holds for that too."""
+    top = Fields(document, "")
+    return Terms(
+        str(attempt_directory),
+        top.optional_number("deadline_seconds"),
+        top.number("checkpoint_grace_seconds", PATIENCE_SECONDS, minimum=0),
+        top.block("spec").block("artifacts").text("output_uri", ""),
+        top.text("uid", ""),
+    )
 
 
 def world_size(document: Mapping[str, Any]) -> int:

@@ -2,7 +2,8 @@
 
     leader ── socket pair, the rank's stdin ── rank 0   trains, appends phases, progress and metrics, writes output/
        │                                  └── rank 1…  train; what they say goes to logs/rank-<r>.log
-       └─ SIGTERM, deadline, a rank's end: every other rank is killed and gone before the terminal report is written
+       ├─ SIGTERM, deadline: a byte to each rank asks for a last checkpoint (`stopping.py`), within bounds
+       └─ then, and at a rank's end: every other rank is killed and gone before the terminal report is written
 
 The leader computes nothing and imports no library, so it has time to listen, and a single thread. What a rank writes to
 its end of the pair are its last words; that the leader's end is closed, by whatever death, ends the rank.
@@ -10,6 +11,7 @@ its end of the pair are its last words; that the leader's end is closed, by what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,13 +24,14 @@ from typing import TYPE_CHECKING, NoReturn
 from agent import wording
 from agent.cgroups import Group
 from agent.titles import show_command
-from agent.trainer.failures import describe_deadline
 from agent.trainer.isolation import PRELOADING
+from agent.trainer.stopping import TERMINATED_STATUS
 from agent.trainer.verdict import Verdict
-from agent.trainer.warden import LONGEST_SECONDS, TERMINATED_STATUS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from agent.trainer.stopping import Terms
 
 RENDEZVOUS = "rendezvous"
 """The file in the attempt's directory by which the ranks find each other."""
@@ -36,6 +39,8 @@ RENDEZVOUS = "rendezvous"
 WORDS_LIMIT_BYTES = 1 << 16
 TAIL_LINES = 12
 TAIL_BYTES = 8192
+_STOPPED = Verdict("", "")
+"""A rank has ended because it was asked to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class _Rank:
     line: socket.socket
 
 
-def lead(directory: Path, ranks: int, deadline_seconds: float | None) -> Verdict | None:
+def lead(directory: Path, ranks: int, terms: Terms) -> Verdict | None:
     """Train with that many ranks; returns when none of them is left.
 
     Ends the process with 143 at SIGTERM, likewise when none is left. Call it from a process with one thread.
@@ -59,25 +64,42 @@ def lead(directory: Path, ranks: int, deadline_seconds: float | None) -> Verdict
         OSError: a process cannot be started.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
-    end = time.monotonic() + min(deadline_seconds if deadline_seconds is not None else LONGEST_SECONDS, LONGEST_SECONDS)
     (directory / RENDEZVOUS).unlink(missing_ok=True)
     crew: list[_Rank] = []
     try:
         for number in range(ranks):
             crew.append(_start(directory, number, ranks, crew))  # if one cannot be, those that run are ended
-        while True:
-            news = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, max(0.0, end - time.monotonic()))
-            if news is None:
-                return Verdict("DEADLINE_EXCEEDED", describe_deadline(deadline_seconds or 0.0))
-            if news.si_signo == signal.SIGTERM:
-                break
-            ended, verdict = _ended(directory, crew)
-            if ended:
-                return verdict
+        overdue, verdict = _listen(directory, crew, terms)
     finally:
         _end(crew)
         (directory / RENDEZVOUS).unlink(missing_ok=True)
+    if verdict is not _STOPPED:
+        return verdict
+    if overdue:
+        return Verdict("DEADLINE_EXCEEDED", terms.exceeded())
     os._exit(TERMINATED_STATUS)
+
+
+def _listen(directory: Path, crew: list[_Rank], terms: Terms) -> tuple[bool, Verdict | None]:
+    """Wait until the attempt is over: whether that is for its deadline, and the verdict, `_STOPPED` if it was ended."""
+    end, asked, overdue = time.monotonic() + terms.seconds, False, False
+    while True:
+        news = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, max(0.0, end - time.monotonic()))
+        if news is not None and news.si_signo == signal.SIGCHLD:
+            ended, verdict = _ended(directory, crew)
+            if ended:
+                return overdue, verdict
+            continue
+        if news is None and (asked or not terms.patience_seconds):
+            return overdue or not asked, _STOPPED
+        if news is not None and not terms.checkpoint_wanted():
+            return False, _STOPPED  # also if it was asked for before: a stop may turn into a cancel
+        if not asked:  # an agent that was restarted says SIGTERM again
+            asked, overdue = True, news is None
+            end = time.monotonic() + terms.patience_seconds
+            for rank in crew:
+                with contextlib.suppress(OSError):  # it has just ended; SIGCHLD is next
+                    rank.line.send(b"stop")
 
 
 def _start(directory: Path, number: int, ranks: int, crew: list[_Rank]) -> _Rank:
@@ -146,7 +168,9 @@ def _ended(directory: Path, crew: list[_Rank]) -> tuple[bool, Verdict | None]:
         crew.remove(rank)
         code = os.waitstatus_to_exitcode(status)
         finished = finished or (rank.number == 0 and code == 0)
-        if code or rank.number:
+        if code == TERMINATED_STATUS:
+            verdicts.append(_STOPPED)
+        elif code or rank.number:
             # The others wait for rank 0: one that leaves before it, even with status 0, was ended by something.
             verdicts.append(_last_words(directory, rank, code))
         rank.line.close()

@@ -62,10 +62,15 @@ class MetricsRecorder:
             self._curves.add(step, dict(zip(TAGS, values, strict=True)))
         full = len(self._points) >= MOST_POINTS
         if full or point.step == self._total_steps or self._clock() - self._reported_at >= EVERY_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        """Report what was collected."""
+        if self._points:
             columns = zip(*self._points, strict=True)
             self._reports.append("metrics", series=dict(zip(Point._fields, map(list, columns), strict=True)))
             self._points.clear()
-            self._reported_at = self._clock()
+        self._reported_at = self._clock()
 
     def evaluated(self, step: int, loss: float) -> None:
         """Report the eval split's loss after so many steps; all points before it have been reported."""

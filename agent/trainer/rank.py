@@ -1,7 +1,8 @@
 """`python -m agent.trainer.rank <attempt directory> <rank>`: one of several ranks; started by the leader alone.
 
-Its stdin is a socket to the leader: a reason and a message, as JSON, are the last words of a rank that fails; at the
-socket's end the leader is gone, and so is the rank, whatever it computes.
+Its stdin is a socket to the leader: a reason and a message, as JSON, are the last words of a rank that fails; a byte
+from the leader asks for a last checkpoint; at the socket's end the leader is gone, and so is the rank, whatever it
+computes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from agent.trainer.reports import MESSAGE_LIMIT, Reports, Unheard
 from agent.trainer.stacks import write_when_asked
+from agent.trainer.stopping import STOP, TERMINATED_STATUS, Stopped
 from agent.trainer.verdict import judge, log_to_stderr
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ def main(attempt_directory: str, rank: int) -> NoReturn:
     log_to_stderr()
     write_when_asked()
     directory = Path(attempt_directory)
-    verdict = judge(lambda: _train(directory, rank))
+    try:
+        verdict = judge(lambda: _train(directory, rank))
+    except Stopped:
+        _end_stopped(rank)
     if verdict is not None:
         _say(verdict, rank)
     sys.stdout.flush()
@@ -53,10 +58,20 @@ def _train(directory: Path, rank: int) -> None:
         threading.Event().wait()
 
 
+def _end_stopped(rank: int) -> NoReturn:
+    if rank:
+        # As above: rank 0 may still write the checkpoint.
+        threading.Event().wait()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(TERMINATED_STATUS)
+
+
 def _follow_leader() -> None:
     try:
         while os.read(LEADER, 4096):
-            pass
+            if not STOP.ask():
+                os._exit(TERMINATED_STATUS)
     except OSError:
         pass
     os._exit(LEADERLESS_STATUS)

@@ -27,6 +27,8 @@ class Reports:
     """
 
     def __init__(self, attempt_directory: str | PathLike[str]) -> None:
+        self.directory = os.fspath(attempt_directory)
+        """The attempt's."""
         self._descriptor = os.open(
             os.path.join(attempt_directory, "reports.jsonl"),  # noqa: PTH118 - the fake starts without pathlib
             os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,

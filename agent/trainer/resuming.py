@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from agent import checkpoint
 from agent.trainer.data.order import PassCost
+from agent.trainer.failures import LossNotFinite
 from agent.trainer.history import History
 from agent.trainer.pulse import PULSE
 
@@ -68,6 +69,11 @@ class Checkpointing:
         self._reports = reports
         self._clock = clock
         self._written_at = clock()
+        self._kept_steps: list[int] = []
+        self.flush: Callable[[], None] = lambda: None
+        """Called before one is written: the steps until then are not made again, so what is told of them must be."""
+        self.place = ""
+        """Where they are to be found, in words that follow on "a checkpoint"."""
         self.facts: dict[str, Any] = {}
         """Further facts to be kept, and after `resume` those that were; JSON."""
 
@@ -81,13 +87,16 @@ class Checkpointing:
         """Write the state after the last step of `history`. Called by all ranks alike.
 
         Raises:
+            LossNotFinite: a weight is not: nobody could go on from there.
             OSError: the disk refused.
         """
+        self.flush()
         ranks = trainer.group.gather(_rank_state(trainer, history))
         if trainer.group.first:
             state = {"identity": self._identity, "facts": self.facts, "losses": history.losses, "ranks": ranks}
             state["scaler"] = trainer.scaler.state_dict()
             names = trainer.parameter_names
+            _require_finite(names, trainer.parameters, step=len(history.losses))
             weights = {name: p.detach().cpu() for name, p in zip(names, trainer.parameters, strict=True)}
             moments = {
                 f"{index}.{name}": value.detach().cpu()
@@ -117,7 +126,22 @@ class Checkpointing:
                 oldest_step=written.oldest_step,
             )
             log.info("checkpoint step=%d bytes=%d sha256=%s", written.step, written.size_bytes, written.manifest_digest)
+        self._kept_steps = [*self._kept_steps, len(history.losses)][-self._keep :]
         self._written_at = self._clock()
+
+    def last_good(self, failed_step: int) -> str:
+        """What is left of a training whose loss is not finite at a step, in words for the message. Rank 0 alone.
+
+        The checkpoint from which that very step was made proves nothing: with an older one at hand it is removed, so
+        that the newest that is kept, and stored, is one from which a further step had a finite loss.
+        """
+        if len(self._kept_steps) > 1 and self._kept_steps[-1] == failed_step - 1:
+            checkpoint.remove(self._roots[0], self._kept_steps.pop())
+        if not self._kept_steps:
+            return "; there is no checkpoint of the steps before"
+        step = self._kept_steps[-1]
+        proven = ", and was good" if step < failed_step - 1 else ": the only one, and this step was made from it"
+        return f"; the state after step {step} is kept as a checkpoint{self.place}{proven}"
 
     def find(self, *, first: bool) -> Checkpoint | None:
         """The newest one that is whole and of this very training; only rank 0 looks."""
@@ -140,6 +164,7 @@ class Checkpointing:
         step = int(trainer.group.share(np.array([found.step if found else 0]) if trainer.group.first else None)[0])
         if step == 0:
             return History()
+        self._kept_steps = [step]
         path = trainer.group.share(
             np.frombuffer(str(found.path).encode(), dtype=np.uint8) if found is not None else None
         )
@@ -189,6 +214,15 @@ def identity(uid: str, examples: Sequence[Example], *, world_size: int, beginnin
     for tensor in beginning:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _require_finite(names: Sequence[str], parameters: Sequence[torch.Tensor], *, step: int) -> None:
+    for name, parameter in zip(names, parameters, strict=True):
+        if not torch.isfinite(parameter.detach()).all():
+            raise LossNotFinite(
+                f"tuning_parameters.learning_rate: after step {step} the weight {name} is not finite any more; lower "
+                "the learning rate, warm up longer, or look for broken rows"
+            )
 
 
 def _rank_state(trainer: Trainer, history: History) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 
@@ -20,12 +21,13 @@ from agent.failpoints import failpoint
 from agent.trainer.data.batches import collate_rows
 from agent.trainer.data.order import Portion, effective_batches, halved, padded_tokens, plan, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
-from agent.trainer.group import ALONE
+from agent.trainer.group import ALONE, PATIENCE_SECONDS
 from agent.trainer.history import History
 from agent.trainer.loss import summed_loss
 from agent.trainer.metrics import Point
 from agent.trainer.neftune import EmbeddingNoise
 from agent.trainer.pulse import PULSE
+from agent.trainer.stopping import STOP, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +73,13 @@ class Step:
         """What the dense curves show of it."""
         speed = round(self.tokens / max(self.seconds, 1e-9), 1)
         return Point(self.number, round(self.loss, 6), self.learning_rate, round(self.grad_norm, 6), speed)
+
+
+class Wishes(NamedTuple):
+    """What is to follow on a step; what one rank wishes, all do."""
+
+    checkpoint: bool
+    stop: bool
 
 
 class Trainer:
@@ -128,6 +137,7 @@ class Trainer:
         Raises:
             LossNotFinite: at the step where it happened, before the weights are touched.
             OutOfGpuMemory: one example alone does not fit.
+            Stopped: it was asked for (`stopping.py`); the state after the step that was being made is written.
         """
         history = history or History()
         order = effective_batches(self.portions, batch_size=self.tuning.batch_size, seed=self.tuning.seed)
@@ -145,20 +155,44 @@ class Trainer:
             if number <= done:
                 continue
             wanted = checkpoints is not None and number < self.schedule.total_steps and checkpoints.wanted(number)
-            step, wanted = self._step(
-                number, [self.examples[i] for i in batch], own=[self.examples[i] for i in own], wanted=wanted
-            )
-            history.add(step)
-            on_step(step)
-            failpoint(f"trainer.step-{number}")
-            if wanted and checkpoints is not None:
-                checkpoints.write(self, history)
+            examples = [self.examples[i] for i in batch]
+            try:
+                step, wishes = self._step(number, examples, own=[self.examples[i] for i in own], wanted=wanted)
+                history.add(step)
+                on_step(step)
+                failpoint(f"trainer.step-{number}")
+                if wishes.stop:
+                    self._end(checkpoints, history)
+                if wishes.checkpoint and checkpoints is not None:
+                    checkpoints.write(self, history)
+            except LossNotFinite as error:
+                raise self._with_last_good(error, checkpoints, failed_step=len(history.losses) + 1) from error
         return history
+
+    def _with_last_good(
+        self, error: LossNotFinite, checkpoints: Checkpointing | None, *, failed_step: int
+    ) -> Exception:
+        """The failure, with what is left of the training."""
+        if not self.group.first:
+            # Rank 0 says it. The first to end is heard, and it ends the others.
+            threading.Event().wait(PATIENCE_SECONDS)
+            return error
+        return LossNotFinite(f"{error}{checkpoints.last_good(failed_step)}") if checkpoints is not None else error
+
+    def _end(self, checkpoints: Checkpointing | None, history: History) -> NoReturn:
+        """Stop here, with a last checkpoint. A disk that is full does not make a failure of a stop."""
+        log.info("asked to stop after step %d", len(history.losses))
+        if checkpoints is not None:
+            try:
+                checkpoints.write(self, history)
+            except OSError as error:
+                log.warning("the last checkpoint was not written: %s", error)
+        raise Stopped
 
     def _step(
         self, number: int, batch: Sequence[Example], *, own: Sequence[Example], wanted: bool
-    ) -> tuple[Step, bool]:
-        """The step, and whether any rank wanted a checkpoint after it."""
+    ) -> tuple[Step, Wishes]:
+        """The step, and what any rank wishes to follow on it."""
         began = time.perf_counter()
         trained_tokens = sum(example.trained_tokens for example in batch)
         made, own_loss = self._gradient(own, trained_tokens)
@@ -167,7 +201,7 @@ class Trainer:
             # Once a step, whatever the micro-batches and the ranks; what is reported stays the loss of the tokens.
             self.scaler.scale(allocation.penalty()).backward()  # type: ignore[no-untyped-call]
         failpoint(f"trainer.gradient-{number}")
-        loss, any_wanted = self._add_up(own_loss, wanted=wanted)
+        loss, wishes = self._add_up(own_loss, Wishes(checkpoint=wanted, stop=STOP.asked))
         rate, grad_norm = self.schedule.rate(number - 1), self._descend(number, loss)
         made_step = Step(
             number=number,
@@ -182,7 +216,7 @@ class Trainer:
             micro_batch_examples=max((sum(map(len, rows)) for rows in made), default=0),
             seconds=time.perf_counter() - began,
         )
-        return made_step, any_wanted
+        return made_step, wishes
 
     def _descend(self, number: int, loss: float) -> float | None:
         """Change the weights by the gradient; its norm before clipping, None if the step was skipped for its scale.
@@ -209,20 +243,20 @@ class Trainer:
         self.optimizer.zero_grad()
         return None if skipped else norm
 
-    def _add_up(self, own_loss: torch.Tensor, *, wanted: bool) -> tuple[float, bool]:
+    def _add_up(self, own_loss: torch.Tensor, own_wishes: Wishes) -> tuple[float, Wishes]:
         """Make every rank's gradient that of the whole effective batch, in one exchange; the loss of it.
 
-        With it goes whether a rank wants a checkpoint: clocks differ, and all must write it after the same step.
+        With it go the ranks' wishes: clocks differ, and all must do the same after the same step.
         """
         for parameter in self.parameters:
             if parameter.grad is None and self.group.size > 1:
                 # The last batch of an epoch may have fewer examples than there are ranks.
                 parameter.grad = torch.zeros_like(parameter)
         if self.group.size == 1:
-            return own_loss.item(), wanted
-        wishes = torch.tensor(float(wanted), device=own_loss.device)
+            return own_loss.item(), own_wishes
+        wishes = torch.tensor([float(wish) for wish in own_wishes], device=own_loss.device)
         self.group.add_up([own_loss, wishes, *(p.grad for p in self.parameters if p.grad is not None)])
-        return own_loss.item(), wishes.item() > 0
+        return own_loss.item(), Wishes(*(wish > 0 for wish in wishes.tolist()))
 
     def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[Plan, torch.Tensor]:
         """Accumulate the gradient of this rank's part of the mean loss; the micro-batches used, and that part.

@@ -25,6 +25,8 @@ from agent.trainer.model_files import BackgroundDigests, inspect_model, require_
 from agent.trainer.progress import ProgressMeter
 from agent.trainer.pulse import PULSE
 from agent.trainer.schedule import schedule_for
+from agent.trainer.stopping import STOP
+from agent.wording import place_kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,7 @@ def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports:
 
     Raises:
         TrainingFailure: what the user or the platform has to mend.
+        Stopped: the training was asked to end early.
     """
     assignment = parse(document, read_inputs(attempt_directory))
     isolate(assignment.devices[rank : rank + 1])
@@ -131,7 +134,10 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         metrics.add(step.point)
         meter.on_step(step)
 
-    trainer.run(on_step, checkpoints, history)
+    checkpoints.flush = metrics.report
+    checkpoints.place = place_kept((assignment.spec.get("artifacts") or {}).get("output_uri") or "", assignment.uid)
+    with STOP.heeded():
+        trainer.run(on_step, checkpoints, history)
     evaluation = None
     if before is not None:
         reports.phase("EVALUATING")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agent.checkpoint import stored_below
 from agent.inputs.failures import InputError
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
@@ -87,7 +88,7 @@ def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def _checkpoint(job: dict[str, Any], directory: Path) -> dict[str, Any]:
-    storage = open_storage(checkpoints.below(job["uri"], job["uid"]), Access.parse(job["access"]))
+    storage = open_storage(stored_below(job["uri"], job["uid"]), Access.parse(job["access"]))
     if job["command"] == "restore":
         return checkpoints.fetch(storage, directory)
     return checkpoints.upload(storage, directory, job["attempt"], keep=job["keep"])

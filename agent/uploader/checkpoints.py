@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from agent.checkpoint import DIRECTORY, MANIFEST, CheckpointBrokenError, newest_first, usable, verified
 from agent.failpoints import failpoint
 from agent.uploader.failures import from_os_error
-from agent.uploader.manifest import CHECKPOINTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"(\d{8,12})\.(\d{1,9})/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _UPLOADING = ".uploading"
 _FETCHING = ".fetching"
-
-
-def below(uri: str, uid: str) -> str:
-    """Where a job's checkpoints lie, given its output's URI."""
-    return f"{uri.rstrip('/')}/{CHECKPOINTS}/{uid}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +45,7 @@ def upload(storage: Storage, directory: Path, attempt: int, *, keep: int) -> dic
     """Store the newest whole checkpoint of an attempt, then remove all but the newest `keep` of the job.
 
     Args:
-        storage: see `below`.
+        storage: see `stored_below`.
         directory: the attempt's.
         attempt: its number.
         keep: at least 1.

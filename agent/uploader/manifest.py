@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.checkpoint import STORED
 from agent.uploader.failures import CONFIG_INVALID, UploadError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "manifest.json"
 STAGING = ".attempts"
-CHECKPOINTS = ".checkpoints"
+CHECKPOINTS = STORED
 """What lies there is never part of an output."""
 
 

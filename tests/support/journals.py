@@ -51,7 +51,7 @@ class MemoryJournal:
     def write_process(self, key: AttemptKey, process: Process) -> None:
         self._change(key, process=process)
 
-    def write_stop(self, key: AttemptKey, reason: str, *, own: bool) -> None:
+    def write_stop(self, key: AttemptKey, reason: str, *, own: bool, checkpoint: bool = True) -> None:
         self._change(key, stop_reason=reason, own_stop=own)
 
     def write_staged(self, key: AttemptKey, digest: str) -> None:

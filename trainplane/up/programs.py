@@ -47,8 +47,9 @@ _AGENT_DECIDED = {
     "data_dir": "--data-dir",
     "end_trainers_on_exit": "",
 }
-#: An agent ends its trainers first: SIGTERM, ten seconds, SIGKILL, and the check that they are gone.
-AGENT_STOP = timedelta(seconds=25)
+#: An agent ends its trainers first: SIGTERM, half a minute for a last checkpoint and ten seconds more, SIGKILL, the
+#: check that they are gone, and half a minute for storing what they have kept.
+AGENT_STOP = timedelta(seconds=80)
 
 
 def prepare(settings: UpSettings, layout: Layout, ports: Ports) -> tuple[Program, ...]:

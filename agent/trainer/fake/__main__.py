@@ -15,7 +15,7 @@ and breaks it where it is told to, by `spec.backend_options`; knobs.py is the ta
 | `hang_at_step`, `ignore_sigterm`, `grandchild` | 0, false, false | hard to end |
 | `eat_memory_mb` | 0 | memory that it, or its `grandchild`, holds |
 | `torn_line_at_step` | 0 | half a line in the reports |
-| `checkpoint_every` | 0 | checkpoints that it says it wrote |
+| `checkpoint_every` | 0 | small checkpoints, and a last one when it is stopped |
 | `output_bytes`, `log_lines`, `metrics`, `eval_loss` | 4096, 1, false, false | what it leaves and says |
 """
 

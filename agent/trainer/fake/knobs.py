@@ -52,7 +52,9 @@ KNOBS = (
     Knob("log_lines", 1, "lines written to the log at each step"),
     Knob("metrics", False, "report every step's point in `metrics` lines, as the real trainer does"),
     Knob(
-        "checkpoint_every", 0, "report a checkpoint after every so many steps, of which it keeps two; none is written"
+        "checkpoint_every",
+        0,
+        "write a small checkpoint after every so many steps, of which it keeps two, and a last one when it is stopped",
     ),
     Knob("eval_loss", False, "report losses of an evaluation at the end, as a job with an eval split does"),
 )

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agent.checkpoint import Checkpoint
+
 BLOCK_BYTES = 1 << 20
+CHECKPOINT_BYTES = 4096
 
 
 def write_output(directory: str, document: Mapping[str, Any], *, weights_bytes: int) -> None:
@@ -26,6 +29,19 @@ def write_output(directory: str, document: Mapping[str, Any], *, weights_bytes: 
     descriptor = os.open(directory, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def write_checkpoint(attempt_directory: str, step: int) -> Checkpoint:
+    """A whole checkpoint of a state that nobody can go on from; two are kept."""
+    from pathlib import Path
+
+    from agent import checkpoint
+
+    writers = {
+        "weights.safetensors": lambda path: _write(str(path), _safetensors(CHECKPOINT_BYTES)),
+        "state.json": lambda path: _write(str(path), [_json({"fake": True, "identity": "", "step": step})]),
+    }
+    return checkpoint.save(Path(attempt_directory, checkpoint.DIRECTORY), step, writers, keep=checkpoint.KEPT)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from agent.trainer import stacks, warden
 from agent.trainer.failures import ConfigInvalid, LossNotFinite, TrainingFailure
 from agent.trainer.fake.knobs import read_knobs
-from agent.trainer.fake.output import write_output
+from agent.trainer.fake.output import write_checkpoint, write_output
 from agent.trainer.metrics import MetricsRecorder, Point
 from agent.trainer.reports import Reports
+from agent.trainer.stopping import PATIENCE_SECONDS, STOP, Stopped, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,15 +44,20 @@ def pretend(attempt_directory: str) -> int:
         knobs = read_knobs(document["spec"].get("backend_options") or {})
         if knobs["grandchild"]:
             _leave_grandchild(attempt_directory, eat_memory_mb=knobs["eat_memory_mb"])
-        warden.start(reports, document.get("deadline_seconds"), heed_sigterm=not knobs["ignore_sigterm"])
+        terms = _terms(document, attempt_directory)
+        warden.start(reports, terms, heed_sigterm=not knobs["ignore_sigterm"])
         for phase in ("FETCHING_MODEL", "PREPARING_DATA", "TRAINING"):
             reports.phase(phase)
         _held = [] if knobs["grandchild"] else _eat(knobs["eat_memory_mb"])
         _flood(reports, knobs)
-        _make_steps(reports, knobs)
+        # One that says that it writes checkpoints is asked for a last one, as the real trainer always is.
+        with STOP.heeded() if knobs["checkpoint_every"] else nullcontext():
+            _make_steps(reports, knobs)
         if knobs["exit_code"]:
             return int(knobs["exit_code"])
         write_output(attempt_directory + "/output", document, weights_bytes=knobs["output_bytes"])
+    except Stopped:
+        return warden.conclude(reports, terms)
     except TrainingFailure as failure:
         reports.failed(failure.reason, str(failure))
         return FAILED_STATUS
@@ -67,6 +74,17 @@ def _assignment(attempt_directory: str) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("spec"), dict):
         raise ConfigInvalid("assignment.json has no spec")
     return document
+
+
+def _terms(document: Mapping[str, Any], attempt_directory: str) -> Terms:
+    patience = document.get("checkpoint_grace_seconds")
+    return Terms(
+        attempt_directory,
+        document.get("deadline_seconds"),
+        PATIENCE_SECONDS if patience is None else float(patience),
+        (document["spec"].get("artifacts") or {}).get("output_uri") or "",
+        str(document.get("uid", "")),
+    )
 
 
 def _eat(mebibytes: int) -> list[bytes]:
@@ -124,15 +142,29 @@ def _make_steps(reports: Reports, knobs: Mapping[str, Any]) -> None:
         if knobs["progress_every_step"] or step in (1, total) or now - reported_at >= 1.0:
             reported_at = now
             _report_progress(reports, step, total=total, step_seconds=knobs["step_seconds"])
-        every = knobs["checkpoint_every"]
-        if every and step % every == 0:
-            oldest = max(step - every, every)
-            reports.checkpoint(step, size_bytes=4096, manifest_digest=f"{step:064x}", oldest_step=oldest)
+        _keep(step, reports, knobs, metrics)
     if knobs["eval_loss"]:
         reports.phase("EVALUATING")
         _report_progress(reports, total, total=total, step_seconds=0.0, eval_loss_before=2.6, eval_loss=1.3)
         if metrics:
             metrics.evaluated(total, 1.3)
+
+
+def _keep(step: int, reports: Reports, knobs: Mapping[str, Any], metrics: MetricsRecorder | None) -> None:
+    """Write a checkpoint if it is time; the last one, where the stop is asked for."""
+    every = knobs["checkpoint_every"]
+    if every and (step % every == 0 or STOP.asked):
+        if metrics:
+            metrics.report()
+        written = write_checkpoint(reports.directory, step)
+        reports.checkpoint(
+            step,
+            size_bytes=written.size_bytes,
+            manifest_digest=written.manifest_digest,
+            oldest_step=written.oldest_step,
+        )
+    if STOP.asked:
+        raise Stopped
 
 
 def _go_wrong(step: int, reports: Reports, knobs: Mapping[str, Any]) -> None:

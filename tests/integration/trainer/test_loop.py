@@ -11,6 +11,7 @@ from agent.trainer.assignment import parse
 from agent.trainer.data.order import PassCost
 from agent.trainer.data.tokens import Example
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
+from agent.trainer.reports import Reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +182,22 @@ def test_a_gradient_that_is_not_finite_stops_too(make_trainer: Callable[..., Any
     trainer.parameters[0].register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(LossNotFinite, match="norm"):
         trainer.run(lambda _step: None)
+
+
+def test_weights_that_are_not_finite_are_never_kept(make_trainer: Callable[..., Any], tmp_path: Path):
+    from agent.trainer.resuming import Checkpointing
+
+    trainer = make_trainer(max_steps=6)
+    checkpoints = Checkpointing([tmp_path / "checkpoints"], "x", steps=2, keep=None, reports=Reports(tmp_path))
+
+    def spoil(step: Any) -> None:
+        if step.number == 4:
+            trainer.parameters[1].data[0, 0] = float("inf")
+
+    said = r"after step 4 the weight \S+ is not finite any more; .*; the state after step 2 is kept as a checkpoint, and was good"
+    with pytest.raises(LossNotFinite, match=said):
+        trainer.run(spoil, checkpoints)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000002"]
 
 
 def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_one(make_trainer: Callable[..., Any]):

@@ -186,6 +186,18 @@ def test_a_trainer_that_stalls_is_stopped_by_the_agent_itself_and_fails_for_that
     assert todo(gone) == [Do.NOTE_FAILED]
 
 
+def test_only_a_stop_that_wants_no_last_checkpoint_hurries_one_that_waits_for_it() -> None:
+    pausing = replace(RUNNING, stop_reason="PAUSED")
+    assert plan(stop("CANCELLED"), {KEY: pausing}, 0.0, deadline_grace=GRACE) == [
+        Action(Do.ORDER_STOP, KEY, "CANCELLED")
+    ]
+    assert Do.KILL in INTERRUPTIBLE
+    assert todo(pausing, wanted=stop("PREEMPTED")) == [Do.KILL]
+    assert todo(replace(RUNNING, stop_reason="CANCELLED"), wanted=stop("SUPERSEDED")) == [Do.KILL]
+    granted = replace(pausing, alive=False, commit=Commit.GRANTED, swept=True, log_shipped=True, last_kind="finished")
+    assert Do.ORDER_STOP not in todo(granted, wanted=stop("CANCELLED"))
+
+
 def test_a_trainer_past_its_deadline_and_the_grace_is_stopped_by_the_agent_itself() -> None:
     assert todo(RUNNING, now=DEADLINE - 0.1) == []
     actions = plan(Wanted(), {KEY: RUNNING}, DEADLINE, deadline_grace=GRACE)

@@ -179,6 +179,25 @@ async def test_a_lost_answer_leads_to_the_same_batch_again(tmp_path: Path) -> No
     assert len(recorder.applied[KEY]) == 5
 
 
+async def test_a_failure_is_withheld_with_nothing_before_it_until_it_may_be_told(tmp_path: Path) -> None:
+    recorder, owing = Recorder(), {KEY}
+    sender = ReportSender(recorder, withheld=owing.__contains__)  # type: ignore[arg-type]
+    failed = b'{"kind": "failed", "reason": "X"}\n'
+    for key in (KEY, AttemptKey("FREE", 1)):
+        (tmp_path / str(key)).mkdir()
+        (tmp_path / str(key) / "reports.jsonl").write_bytes(numbered(1, 3) + b'{"said":"\\"failed\\""}\n' + failed)
+        sender.follow(key, tmp_path / str(key), applied=0)
+    task = asyncio.create_task(sender.run())
+    await until(recorder, AttemptKey("FREE", 1), 5)
+    await until(recorder, KEY, 4)
+    assert len(recorder.applied[KEY]) == 4
+    assert sender.lines(KEY) == 5, "the control plane is told that there is more"
+    owing.clear()
+    await until(recorder, KEY, 5)
+    task.cancel()
+    sender.close()
+
+
 async def test_one_busy_attempt_does_not_silence_the_others(tmp_path: Path) -> None:
     recorder = Recorder()
     sender = ReportSender(recorder)  # type: ignore[arg-type]

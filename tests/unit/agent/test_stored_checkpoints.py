@@ -24,7 +24,7 @@ NONE_LEFT = "no checkpoint of an earlier attempt can be had; training begins at 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return open_storage(checkpoints.below((tmp_path / "out").as_uri(), UID), Access())
+    return open_storage(checkpoint.stored_below((tmp_path / "out").as_uri(), UID), Access())
 
 
 @pytest.fixture

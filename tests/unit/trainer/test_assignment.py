@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.trainer.assignment import Tuning, deadline_seconds, parse, world_size
+from agent.trainer.assignment import Tuning, parse, terms, world_size
 from agent.trainer.customization import ALL_LINEAR, Adapter, Customization, Quantization
 from agent.trainer.failures import ConfigInvalid, NotYetSupported, PrecisionUnsupported, TrainingFailure
 from agent.trainer.inputs import FetchedDataset, FetchedModel, Inputs
+from agent.trainer.stopping import PATIENCE_SECONDS, Terms
 
 SPEC: dict[str, Any] = {
     "base_model": {"provider": "local", "model_name": "/models/tiny"},
@@ -190,7 +192,14 @@ def test_fp16_is_for_gpus():
 
 
 def test_a_deadline_is_read_before_the_rest():
-    assert deadline_seconds({"deadline_seconds": 12.5}) == 12.5
-    assert deadline_seconds({}) is None
-    with pytest.raises(ConfigInvalid):
-        deadline_seconds({"deadline_seconds": "soon"})
+    document = {
+        "uid": "u",
+        "deadline_seconds": 12.5,
+        "checkpoint_grace_seconds": 3,
+        "spec": {"artifacts": {"output_uri": "s3://b/o"}},
+    }
+    assert terms(document, Path("/attempt")) == Terms("/attempt", 12.5, 3, "s3://b/o", "u")
+    assert terms({}, Path("/attempt")) == Terms("/attempt", None, PATIENCE_SECONDS)
+    for name in ("deadline_seconds", "checkpoint_grace_seconds"):
+        with pytest.raises(ConfigInvalid, match=name):
+            terms({name: "soon"}, Path("/attempt"))

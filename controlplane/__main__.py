@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
 from pathlib import Path
 
 import structlog
+import uvloop
 from pydantic import ValidationError
 
 from controlplane import settings
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     try:
-        return asyncio.run(app.run(chosen, ready=lambda address: print(f"ready grpc={address}", flush=True)))
+        return uvloop.run(app.run(chosen, ready=lambda address: print(f"ready grpc={address}", flush=True)))
     except (StoreUnavailable, StoreHeld, SchemaUnknown, BusUnavailable, PortTaken, MasterKeyError, OSError) as error:
         why = f": {error.__cause__}" if error.__cause__ else ""
         print(f"{error}{why}", file=sys.stderr)

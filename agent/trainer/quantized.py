@@ -52,7 +52,7 @@ def pin(base: Any) -> Any:
     """Have the quantized weights stay what they are, whatever the CPU; the model.
 
     Where a CPU has AVX512 for bf16, bitsandbytes packs a weight anew when it is first evaluated. That rounds its scales
-    to bf16, so that one evaluation changes the base that is trained on, and fails for widths that are no multiple of 32.
+    to bf16, so that an evaluation changes the base that is trained on, and fails for widths that are no multiple of 32.
     """
     for module in base.modules():
         if isinstance(module, Linear4bit):

@@ -131,7 +131,7 @@ class ProbeAnswer:
     findings: tuple[ProbeFinding, ...] = ()
     """Of a preflight."""
     facts: str = ""
-    """Of a preflight: what was seen of model and datasets, as JSON."""
+    """What was seen of the model, and for a preflight of datasets, as JSON."""
 
 
 class ControlPlane(Protocol):

@@ -75,15 +75,15 @@ class Probes:
             async with asyncio.timeout(PROBE_SECONDS):
                 if wanted.preflight:
                     return _preflown(await self._fetcher.preflight(wanted))
-                outcome = await self._fetcher.probe(wanted)
+                found = await self._fetcher.probe(wanted)
         except TimeoutError:
             return ProbeAnswer(ProbeOutcome.SKIPPED, message=f"no answer within {PROBE_SECONDS:g} s")
         except InputError as error:
             failed = ProbeOutcome.FAILED if error.lasting else ProbeOutcome.SKIPPED
             _log.info("model probed", job_id=wanted.job_id, outcome=failed.value, reason=error.reason)
             return ProbeAnswer(failed, error.reason, str(error))
-        _log.info("model probed", job_id=wanted.job_id, outcome=outcome)
-        return ProbeAnswer(ProbeOutcome(outcome))
+        _log.info("model probed", job_id=wanted.job_id, outcome=found["outcome"])
+        return ProbeAnswer(ProbeOutcome(found["outcome"]), facts=_facts(found["facts"]))
 
 
 def _preflown(found: dict[str, Any]) -> ProbeAnswer:
@@ -92,6 +92,11 @@ def _preflown(found: dict[str, Any]) -> ProbeAnswer:
         ProbeFinding(each["check"], ProbeOutcome(each["outcome"]), each["reason"], each["message"])
         for each in found["findings"]
     )
-    facts = json.dumps(found["facts"])
     _log.info("preflight looked at", failed=[each.check for each in findings if each.outcome is ProbeOutcome.FAILED])
-    return ProbeAnswer(ProbeOutcome.PASSED, findings=findings, facts=facts if len(facts) <= _FACTS_BYTES else "")
+    return ProbeAnswer(ProbeOutcome.PASSED, findings=findings, facts=_facts(found["facts"]))
+
+
+def _facts(seen: dict[str, Any]) -> str:
+    """As they go over the wire."""
+    told = json.dumps(seen) if seen else ""
+    return told if len(told) <= _FACTS_BYTES else ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.inputs import choice, models
+from agent.inputs import choice, models, sampling
 from agent.inputs.datasets import blamed
 from agent.inputs.failures import CONFIG_INVALID, MODEL_NOT_FOUND, InputError
 from agent.inputs.models import MODEL_NAME, ModelWanted
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent.inputs.fetch import FetchJob
+
+SHAPE_SECONDS = 4.0
+"""For the headers of the weights, which may be many files: the agent gives up on the whole look after 10 s."""
+
+
+def look(job: FetchJob) -> dict[str, Any]:
+    """What `probe` knows, with `facts`: what was seen of the model that tells what its training takes on a GPU.
+
+    Raises:
+        InputError: as `probe` does.
+    """
+    found = probe(job)
+    if not job.spec.get("resources", {}).get("gpus"):
+        return {**found, "facts": {}}
+    pool = ThreadPoolExecutor(1, thread_name_prefix="look")
+    shape = pool.submit(sampling.model, job)
+    try:
+        return {**found, "facts": {"model": shape.result(timeout=SHAPE_SECONDS).facts()}}
+    except (InputError, TimeoutError):
+        return {**found, "facts": {}}  # whether the job can be had was answered; this would only have been more
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def probe(job: FetchJob) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def main() -> int:
             answer = {"ok": False, "reason": CONFIG_INVALID, "message": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
-    if job["command"] in {"fetch", "preflight"}:
+    if job["command"] in {"fetch", "probe", "preflight"}:
         # Downloads that one failure made pointless, and looks that took too long, are not waited for.
         os._exit(0)
     return 0
@@ -116,7 +116,7 @@ def _input(job: dict[str, Any], directory: Path) -> dict[str, Any]:
         from agent.uploader.preflight import preflight
 
         return preflight(wanted)
-    return fetch.fetch(wanted, telling.Teller()) if job["command"] == "fetch" else probe.probe(wanted)
+    return fetch.fetch(wanted, telling.Teller()) if job["command"] == "fetch" else probe.look(wanted)
 
 
 if __name__ == "__main__":

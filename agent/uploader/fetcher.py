@@ -94,13 +94,13 @@ class Fetcher:
         child = await self._start(job, directory / "logs" / "uploader.log")
         return str((await _answer(child, lambda _: None))["commit"])
 
-    async def probe(self, wanted: ProbeWanted) -> str:
-        """Look at a job's model: PASSED or SKIPPED.
+    async def probe(self, wanted: ProbeWanted) -> dict[str, Any]:
+        """Look at a job's model: `outcome`, PASSED or SKIPPED, and `facts`, what was seen of it.
 
         Raises:
             InputError: it cannot be had.
         """
-        return str((await self._looked(wanted, "probe"))["outcome"])
+        return await self._looked(wanted, "probe")
 
     async def preflight(self, wanted: ProbeWanted) -> dict[str, Any]:
         """Look at all that a job would need: `findings` and `facts`.

@@ -60,8 +60,9 @@ def matches(wanted: str, device: str) -> bool:
 
 
 def usable(need: Requirement, gpus: Sequence[Gpu]) -> list[Gpu]:
-    """Those of the type that is asked for."""
-    return [g for g in gpus if matches(need.gpu_type, g.type)] if need.gpu_type else list(gpus)
+    """Those of the type that is asked for, large enough; one whose memory is not known is taken to be."""
+    of_kind = [g for g in gpus if matches(need.gpu_type, g.type)] if need.gpu_type else gpus
+    return [g for g in of_kind if not 0 < g.memory_bytes < need.device_bytes]
 
 
 def suits(need: Requirement, node: Node) -> bool:

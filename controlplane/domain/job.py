@@ -107,6 +107,8 @@ class Requirement:
     labels: Mapping[str, str] = field(default_factory=dict)
     spreads: bool = False
     """Its engine trains on several nodes where no single one could ever hold it; all but `gpus` is then of each."""
+    device_bytes: float = 0.0
+    """The least memory that each of its GPUs must have; 0: not known. In no table: a look at the model tells."""
 
 
 @dataclass(frozen=True, slots=True)

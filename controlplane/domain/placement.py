@@ -7,6 +7,7 @@ is never split. Pure; what is charged comes in as a list.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from controlplane.domain import gang
@@ -79,14 +80,7 @@ def too_large(need: Requirement, nodes: Iterable[Node], memory_bytes: float, *, 
     known = list(nodes)
     able = [node for node in known if _could_alone(need, node)]
     if need.gpus:
-        # The smallest of those that a node would give: a job's devices all hold as much.
-        largest = max(
-            (
-                sorted((g.memory_bytes for g in usable(need, node.inventory.gpus)), reverse=True)[need.gpus - 1]
-                for node in able
-            ),
-            default=0,
-        ) or gang.largest_device_bytes(need, capacities(known, []))
+        largest = _largest_share(need, known)
         has = f"the largest {need.gpu_type or 'GPU'} has"
     else:
         largest = need.memory_bytes if bounded else max(node.inventory.memory_bytes for node in able)
@@ -117,7 +111,7 @@ def why_not(need: Requirement, free: Sequence[Capacity]) -> str:
         return f"{wants}; no node matches {named}"
     large = [c for c in kind if _could_alone(need, c.node)]
     if not large:
-        return _too_small(need, free, wants)
+        return _least(need, free) or _too_small(need, free, wants)
     ready = [c for c in large if c.node.state is NodeState.READY]
     if not ready:
         whose = ", ".join(f"{c.node.name} ({c.node.reason or c.node.state})" for c in large[:3])
@@ -137,6 +131,29 @@ def why_not(need: Requirement, free: Sequence[Capacity]) -> str:
         f"needs {need.cpus} CPUs and {need.memory_bytes / 2**30:g} GiB; {plural(len(ready), 'node')} "
         f"could take it, with at most {max(cpus, 0)} CPUs and {max(memory, 0) / 2**30:.4g} GiB free"
     )
+
+
+def _least(need: Requirement, free: Sequence[Capacity]) -> str:
+    """Why no device holds the least that the job's model takes; empty: its memory is not what is wanting."""
+    known, anyhow = [c.node for c in free], replace(need, device_bytes=0.0)
+    if not need.device_bytes or could_ever(need, known) or not could_ever(anyhow, known):
+        return ""
+    which = need.gpu_type or "GPU"
+    return (
+        f"needs at least {need.device_bytes / 2**30:.1f} GiB of memory on each {which}, for its weights and what is "
+        f"trained of them; the largest {which} has {_largest_share(anyhow, known) / 2**30:.1f} GiB: train with method "
+        "qlora or a smaller model, or add such a device"
+    )
+
+
+def _largest_share(need: Requirement, nodes: Sequence[Node]) -> int:
+    """Memory of the smallest device of those that the best node, or nodes, would give: all hold as much."""
+    alone = [
+        sorted((g.memory_bytes for g in usable(need, node.inventory.gpus)), reverse=True)[need.gpus - 1]
+        for node in nodes
+        if _could_alone(need, node)
+    ]
+    return max(alone, default=0) or gang.largest_device_bytes(need, capacities(nodes, []))
 
 
 def _too_small(need: Requirement, free: Sequence[Capacity], wants: str) -> str:

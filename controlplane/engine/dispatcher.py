@@ -109,12 +109,13 @@ class Dispatcher:
         """Assigns what can be assigned; answers which needs cannot be met now, and why."""
         nodes = changes.tx.nodes()
         free = placement.capacities(nodes, changes.tx.charged_attempts())
-        hopeless: dict[int, tuple[Requirement, str]] = {}
-        """By the requirement's identity, which jobs with the same share."""
+        hopeless: dict[tuple[int, float], tuple[Requirement, str]] = {}
+        """By the requirement's identity, which jobs with the same share, and what a look at the model has added."""
         pending: dict[str, str] = {}
         for job in waiting:
-            key = id(job.requirement)
-            if key not in hopeless and (chosen := placement.place(job.requirement, free)) is not None:
+            need = self._prober.need(job.job.uid, job.requirement)
+            key = id(job.requirement), need.device_bytes
+            if key not in hopeless and (chosen := placement.place(need, free)) is not None:
                 # Also for a job that is looked at first: no more are looked at than could be placed.
                 free = [c.less(chosen, job.requirement) for c in free]
                 if self._assign(changes, job, chosen):
@@ -122,13 +123,14 @@ class Dispatcher:
                 why = f"checking the model on {chosen.node}"
             else:
                 if key not in hopeless:
-                    hopeless[key] = job.requirement, placement.why_not(job.requirement, free)
+                    hopeless[key] = need, placement.why_not(need, free)
                 why = hopeless[key][1]
             if why != job.pending_reason:
                 pending[job.job.uid] = why
         if pending:
             changes.tx.set_pending(pending)
-        return list(hopeless.values())
+        # A new job may be told what all of its need wait for, but not what only a look at the model can tell.
+        return [(need, why) for need, why in hopeless.values() if not need.device_bytes]
 
     def _effective(self, changes: Changes, waiting: WaitingJob) -> dict[str, Any]:
         """What the job really runs with: fixed the first time that a node is found for it."""

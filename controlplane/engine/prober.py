@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,11 +22,13 @@ from controlplane.domain import news as n
 from controlplane.domain import retry
 from controlplane.domain.job import State
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
+from trainplane import backends
+from trainplane.backends import seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from controlplane.domain.job import Job
+    from controlplane.domain.job import Job, Requirement
     from controlplane.engine.changes import Changes, Recorder
     from controlplane.engine.ports import Store, Transaction, Vault
     from controlplane.engine.probing import ProbeBus, Probed
@@ -73,12 +76,17 @@ class Prober:
         """A node's public key; empty: it has none, and cannot be asked."""
         self._asked: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._under_way: set[str] = set()
-        self._looked: OrderedDict[str, None] = OrderedDict()
-        """Jobs whose models were looked at, whatever was found, the newest last."""
+        self._looked: OrderedDict[str, float] = OrderedDict()
+        """Jobs whose models were looked at, the newest last, and what each device must hold for them; 0: not known."""
 
     def must_look(self, job: Job, effective: Mapping[str, Any]) -> bool:
         """Whether a job waits for a look before it may be placed. An earlier attempt was a look, too."""
         return not job.attempt and job.uid not in self._looked and looks_elsewhere(effective)
+
+    def need(self, uid: str, requirement: Requirement) -> Requirement:
+        """What a job needs, with what the look at its model has told; the same object where that is nothing."""
+        least = self._looked.get(uid, 0.0)
+        return replace(requirement, device_bytes=least) if least and requirement.gpus else requirement
 
     def ask(self, wanted: Mapping[str, str]) -> None:
         """Have nodes look at jobs' models: uid -> node. One look at a time for a job. Never blocks."""
@@ -104,11 +112,12 @@ class Prober:
                 self._under_way.discard(uid)
 
     async def _look(self, uid: str, node: str) -> None:
-        sealed = await self._question(uid, node)
+        sealed, effective = await self._question(uid, node)
         found = await self._bus.probe(node, sealed, seconds=ANSWER_SECONDS) if sealed else None
         refused = found is not None and _is_certain(found)
+        least = 0.0 if refused else _least(effective, found)
         if not refused:
-            self._remember(uid)  # before the job can be seen again
+            self._remember(uid, least)  # before the job can be seen again
 
         def conclude(changes: Changes) -> None:
             job = changes.tx.job(uid)
@@ -120,35 +129,45 @@ class Prober:
             else:
                 changes.tx.set_pending({uid: ""})  # not looked at by the dispatcher yet, so its next round takes it
                 changes.told.queue = True
+                if any(0 < gpu.memory_bytes < least for node in changes.tx.nodes() for gpu in node.inventory.gpus):
+                    changes.told.capacity = True  # the job may not take what it was looked at for: others may
 
         await self._recorder.write(conclude)
         _log.info("model_looked_at", uid=uid, node=node, found=found.outcome if found else "no answer")
 
-    async def _question(self, uid: str, node: str) -> bytes:
-        """What the node is told; empty where it cannot be asked."""
+    async def _question(self, uid: str, node: str) -> tuple[bytes, dict[str, Any]]:
+        """What the node is told, empty where it cannot be asked; and the job's spec."""
         key = self._key_of(node)
+        nothing: tuple[bytes, dict[str, Any]] = (b"", {})
         if not key:
-            return b""
+            return nothing
 
-        def read(tx: Transaction) -> bytes:
+        def read(tx: Transaction) -> tuple[bytes, dict[str, Any]]:
             job, kept = tx.job(uid), tx.sealed_secrets(uid)
             effective = tx.effective_spec(uid)
             if job is None or not effective:
-                return b""
+                return nothing
             secrets = self._vault.open(kept.sealed, uid=uid) if kept and kept.sealed else {}
             told = {"job_id": job.job_id, "project": job.project, "spec": json.loads(effective)}
-            return question(self._vault, key, told, secrets)
+            return question(self._vault, key, told, secrets), told["spec"]
 
         try:
             return await self._store.read(read)
         except ValueError as error:  # secrets under a master key that is gone, or a node's key that is none
             _log.info("model_not_looked_at", uid=uid, node=node, why=str(error))
-            return b""
+            return nothing
 
-    def _remember(self, uid: str) -> None:
-        self._looked[uid] = None
+    def _remember(self, uid: str, least: float) -> None:
+        self._looked[uid] = least
         if len(self._looked) > _REMEMBERED:
             self._looked.popitem(last=False)
+
+
+def _least(effective: dict[str, Any], found: Probed | None) -> float:
+    """What each device must hold, by what the node has seen of the model; 0: not known."""
+    told = seen.parse(found.facts) if found is not None else {}
+    bound = getattr(backends.find(str(effective.get("backend"))), "least_device_bytes", None)
+    return float(bound(effective, told)) if bound is not None and "model" in told else 0.0
 
 
 def _is_certain(found: Probed) -> bool:

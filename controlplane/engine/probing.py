@@ -27,7 +27,7 @@ class Probed:
     message: str = ""
     findings: tuple[Finding, ...] = ()
     facts: str = ""
-    """What a preflight saw of model and datasets, as JSON."""
+    """What was seen of the model, and for a preflight of datasets, as JSON."""
 
 
 class ProbeBus(Protocol):

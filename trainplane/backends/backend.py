@@ -52,6 +52,18 @@ class Spreading(Protocol):
         """Whether its trainers, started on several nodes with an assignment that has a `gang`, train together."""
 
 
+class Bounding(Protocol):
+    """What an engine may have besides: without it, a job waits for no larger device than it asks for."""
+
+    def least_device_bytes(self, effective_spec: dict[str, Any], seen: dict[str, Any]) -> float:
+        """The memory without which no training begins on a GPU, however short its rows; 0: not known. Never raises.
+
+        Args:
+            effective_spec: every default filled in.
+            seen: what a node has seen of the model (docs/backends.md).
+        """
+
+
 class Estimating(Protocol):
     """What an engine may have besides: without it, a preflight says that its needs are unknown."""
 

@@ -38,6 +38,10 @@ class Peft:
         """What a training takes, as far as it is known."""
         return peft_estimate.estimate(effective_spec, seen, on_gpu=on_gpu, tokens_per_second=tokens_per_second)
 
+    def least_device_bytes(self, effective_spec: dict[str, Any], seen: dict[str, Any]) -> float:
+        """The memory without which no training begins on a GPU; 0: not known."""
+        return peft_estimate.least_device_bytes(effective_spec, seen)
+
     def command(self, python: str, attempt_dir: str) -> list[str]:
         """Start the trainer's package; it reads `assignment.json` in the directory."""
         return [python, "-m", "agent.trainer", attempt_dir]

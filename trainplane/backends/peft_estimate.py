@@ -22,6 +22,9 @@ _NO_HISTORY = "no job of this model and method has finished on such a device yet
 #: Adapter, or weights, with the optimizer's two averages: what a checkpoint has, twice.
 _CHECKPOINTS = 2 * 3
 _FP32 = 4
+_SHORT_ROW = 8
+#: What the trainer writes of its data while it trains: a row's entry and example's end, and each token.
+_ROW_BYTES, _TOKEN_BYTES = 40, 4
 _GGUF_WIDTHS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 
 
@@ -70,6 +73,21 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
         disk_bytes=disk,
         unknown=unknown,
     )
+
+
+def least_device_bytes(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> float:
+    """What each GPU must hold for a single row of a few tokens: weights, what is trained, its gradient and averages.
+
+    Whoever has less cannot train it: the trainer makes its passes as small as they must be, but not these. 0: unknown.
+    """
+    shape, moved = _model(spec, seen, {})
+    if shape is None or moved is None:
+        return 0.0
+    row = one_pass(batch=1, longest=_SHORT_ROW, virtual=0, trained_share=0.0, on_gpu=True)
+    try:
+        return memory_needed(spec["customization"], spec["tuning_parameters"], shape, moved, row)[1]
+    except UnknownShape:
+        return 0.0
 
 
 def _model(
@@ -165,14 +183,15 @@ def _exports(spec: Mapping[str, Any], shape: ModelShape) -> float:
 
 
 def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | None, *, exports: float) -> float | None:
-    """What the node's disk must take: inputs that are not there yet, checkpoints, the output and its exports."""
+    """What the node's disk must take: inputs that are not there yet, tokens, checkpoints, output and exports."""
     if "model" not in seen or moved is None:
         return None
-    fetched = 0.0
+    fetched, longest = 0.0, int(spec["tuning_parameters"]["max_sequence_length"])
     for look, of in zip(_looks(spec, seen), spec["datasets"], strict=True):
         if look is None:
             return None
         fetched += 0 if str(of["source"]).startswith("file://") else look["bytes"]
+        fetched += look["rows"] * (_ROW_BYTES + _TOKEN_BYTES * min(look["tokens"], longest))
     model = seen["model"]
     output = moved.count * _FP32
     return float((0 if model["here"] else model["bytes"]) + fetched + output * (1 + _CHECKPOINTS) + exports)

@@ -10,6 +10,7 @@ from nacl.public import PublicKey, SealedBox
 
 from tests.integration.agent.conftest import NODE, Agent, until
 from tests.support.hub import HubMirror
+from tests.support.tiny_models import write_tiny_model
 from trainplane.wire import subjects
 from trainplane.wire.v1 import probe_pb2
 
@@ -35,14 +36,16 @@ def mirror(tmp_path: Path) -> Iterator[HubMirror]:
         yield running
 
 
-async def asked(control_plane: FakeControlPlane, *, token: str = TOKEN, **model: Any) -> probe_pb2.ProbeReply:
+async def asked(
+    control_plane: FakeControlPlane, *, token: str = TOKEN, resources: dict[str, int] | None = None, **model: Any
+) -> probe_pb2.ProbeReply:
     """Asks the agent as the control plane does, with the key of its last sync."""
     await until(lambda: control_plane.syncs)
     base_model = {"provider": "huggingface", "model_name": NAME, "revision": "main", **model}
     job = {
         "job_id": "j",
         "project": "default",
-        "spec": {"backend": "peft", "base_model": base_model},
+        "spec": {"backend": "peft", "base_model": base_model, "resources": resources or {}},
         "secrets": {"base_model.auth_token": token},
     }
     box = SealedBox(PublicKey(control_plane.syncs[-1].public_key))
@@ -99,6 +102,19 @@ async def test_a_model_that_can_be_had_passes_and_nothing_of_it_is_downloaded_or
     files = [path for path in agent.data_dir.rglob("*") if path.is_file()]
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
     assert TOKEN not in agent.log
+
+
+async def test_of_a_model_for_a_gpu_the_shapes_are_told_and_a_broken_one_is_left_to_the_fetch(
+    control_plane: FakeControlPlane, agent: Agent, mirror: HubMirror, tmp_path: Path
+) -> None:
+    agent.start("--hub-endpoint", mirror.url)
+    mirror.serve("owner/tiny", write_tiny_model(tmp_path / "tiny"), token=TOKEN)
+    seen = json.loads((await asked(control_plane, resources={"gpus": 1}, model_name="owner/tiny")).facts)["model"]
+    assert seen["config"]["model_type"] == "llama"
+    assert sum(count for name, _, count in seen["tensors"] if name.endswith("q_proj.weight")) == 2
+    assert (await asked(control_plane, model_name="owner/tiny")).facts == ""
+    broken = await asked(control_plane, resources={"gpus": 1})
+    assert (broken.outcome, broken.facts) == (OUTCOMES.PASSED, "")
 
 
 async def test_a_hub_that_is_down_says_nothing_about_the_job(

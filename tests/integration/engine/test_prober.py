@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from nacl.public import PrivateKey, SealedBox
 
 from controlplane.domain.job import State
+from controlplane.domain.node import Gpu
 from controlplane.engine.ports import StoreUnavailable
 from controlplane.engine.prober import ANSWER_SECONDS
 from controlplane.engine.probing import Probed
@@ -64,6 +66,73 @@ async def test_whatever_is_no_certain_failure_is_placed(tmp_path, answer):
         assert (await here.job("j")).state is State.STARTING
         assert len(here.probes.asked) == 1
         assert here.bus.wakes == ["gpu-01"]
+
+
+def seen(blocks: int) -> str:
+    """What a node tells of a model of that many blocks, each of 0.6 GiB in bf16."""
+    model = {
+        "config": {
+            "model_type": "llama",
+            "hidden_size": 8192,
+            "num_hidden_layers": blocks,
+            "num_attention_heads": 64,
+            "vocab_size": 1000,
+        },
+        "tensors": [
+            ["model.embed_tokens.weight", [1000, 8192], 1],
+            ["model.layers.*.mlp.up_proj.weight", [40_000, 8192], blocks],
+            ["lm_head.weight", [1000, 8192], 1],
+        ],
+        "bytes": 1e9,
+        "here": False,
+    }
+    return json.dumps({"model": model})
+
+
+@in_virtual_time
+async def test_a_model_that_fits_no_known_device_says_so_at_once_and_waits_for_one_that_it_fits(tmp_path):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("PASSED", facts=seen(50))
+        await Agent(here, gpus=1).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **HUB, resources={"gpus": 1})
+            await here.submit("small", **HUB | {"backend": "mock"}, resources={"gpus": 1})
+            await asyncio.sleep(2)
+            said = await pending(here, "j")
+            assert said.startswith("needs at least 31.")
+            assert "GiB of memory on each GPU" in said
+            assert "; the largest GPU has 24.0 GiB: train with method qlora" in said
+            assert (await here.job("small")).state is State.STARTING  # it holds back nobody
+            assert (await here.jobs.get("j", project="default")).record.job.state is State.QUEUED
+            other = Agent(here, "gpu-02", gpus=1)
+            other.inventory = replace(other.inventory, gpus=(Gpu(0, "NVIDIA A100-SXM4-80GB", 80 << 30),))
+            await other.sync()
+            await asyncio.sleep(2)
+            assert (await here.job("j")).state is State.STARTING
+        assert here.bus.wakes[-1] == "gpu-02"
+        assert len(here.probes.asked) == 1
+
+
+@in_virtual_time
+@pytest.mark.parametrize(
+    ("facts", "changes"),
+    [
+        (seen(50), {"customization": {"method": "qlora"}}),
+        (seen(30), {}),
+        (seen(50), {"resources": {"gpus": 0}}),
+        ("{}", {}),
+        ("[1", {}),
+    ],
+    ids=["quantized", "smaller", "without a GPU", "nothing seen", "nonsense"],
+)
+async def test_a_model_that_fits_or_is_not_known_is_placed(tmp_path, facts, changes):
+    async with world(tmp_path) as here:
+        here.probes.answers["gpu-01"] = Probed("PASSED", facts=facts)
+        await Agent(here, gpus=1).sync()
+        async with here.loops(*LOOPS):
+            await here.submit("j", **{**HUB, "resources": {"gpus": 1}, **changes})
+            await asyncio.sleep(2)
+        assert (await here.job("j")).state is State.STARTING
 
 
 @in_virtual_time

@@ -16,8 +16,10 @@ from controlplane.domain.placement import capacities, could_ever, place, too_lar
 GIB = 2**30
 
 
-def node(name, *, gpus=0, kind="NVIDIA A100-SXM4-80GB", cpus=64, memory_gb=512, state=NodeState.READY, **inventory):
-    devices = tuple(Gpu(i, kind, 80 * GIB) for i in range(gpus))
+def node(
+    name, *, gpus=0, kind="NVIDIA A100-SXM4-80GB", memory=80, cpus=64, memory_gb=512, state=NodeState.READY, **inventory
+):
+    devices = tuple(Gpu(i, kind, memory * GIB) for i in range(gpus))
     return Node(
         name, state, "SILENT" if state is NodeState.NOT_READY else "",
         Inventory(devices, cpus, memory_gb * GIB, **inventory), "1", "boot", 1, 1, 1, 0,
@@ -107,6 +109,24 @@ def test_what_fits_no_device_says_how_much_the_largest_has():
     assert too_large(Requirement(gpus=1), nodes, 79 * GIB, bounded=False) == ""
     said = too_large(Requirement(gpus=4, gpu_type="A100"), nodes, 100 * GIB, bounded=False)
     assert said.startswith("needs about 100.0 GiB of memory on each A100; the largest A100 has 80.0 GiB: lower ")
+
+
+def test_a_job_goes_where_its_model_fits_and_says_what_the_largest_device_has_where_it_fits_nowhere():
+    small = node("small", gpus=1, kind="NVIDIA A100-PCIE-40GB", memory=40)
+    nodes = [small, node("large", gpus=4)]
+    need = Requirement(gpus=1, gpu_type="A100", device_bytes=60 * GIB)
+    assert place(need, capacities(nodes, [])).node == "large"
+    assert place(replace(need, device_bytes=39.5 * GIB), capacities(nodes, [])).node == "small"
+    said = why_not(need, capacities([small], []))
+    assert said == (
+        "needs at least 60.0 GiB of memory on each A100, for its weights and what is trained of them; the largest A100 "
+        "has 40.0 GiB: train with method qlora or a smaller model, or add such a device"
+    )
+    # What is wanting otherwise is said as ever.
+    assert why_not(replace(need, gpu_type="H100"), capacities(nodes, [])) == "needs 1 x H100; no node has H100"
+    assert "2 free" in why_not(replace(need, gpus=3), capacities(nodes, [attempt("large", [0, 1])]))
+    unknown = node("unknown", gpus=1, memory=0)
+    assert place(need, capacities([unknown], [])).node == "unknown"
 
 
 def test_a_job_without_devices_has_the_memory_that_it_asked_for_or_its_node_s():

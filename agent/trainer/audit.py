@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.trainer.data.rows import fingerprint
+from agent.trainer.data.duplicates import find_duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from agent.trainer.corpus import Corpus
-    from agent.trainer.data.tokens import Example, TokenCounts
+    from agent.trainer.data.tokens import TokenCounts
 
 FORMAT_VERSION = 1
 LISTED = 100
@@ -34,7 +36,6 @@ def audit(corpus: Corpus, tokenizer: Any, *, max_length: int) -> dict[str, Any]:
         tokenizer: that made them.
         max_length: tokens of an example at most.
     """
-    splits = {"train": corpus.train, "eval": corpus.eval}
     return {
         "format_version": FORMAT_VERSION,
         "max_length": max_length,
@@ -46,11 +47,11 @@ def audit(corpus: Corpus, tokenizer: Any, *, max_length: int) -> dict[str, Any]:
                 "kind": dataset.kind,
                 "sha256": dataset.sha256,
                 "rows_read": len(dataset.rows),
-                "rows_held_out": len(held_out),
+                "rows_held_out": held_out,
             }
             for dataset, held_out in zip(corpus.datasets, corpus.held_out, strict=True)
         ],
-        "splits": {split: _split(splits[split], counts) for split, counts in corpus.counts.items()},
+        "splits": {split: _split(counts) for split, counts in corpus.counts.items()},
         "duplicates": _duplicates(corpus),
         "rendered": _rendered(corpus.counts["train"], tokenizer),
     }
@@ -75,21 +76,21 @@ def summary(found: dict[str, Any]) -> str:
     return f"{said}; audit.json tells which"
 
 
-def _split(examples: Sequence[Example], counts: TokenCounts) -> dict[str, Any]:
-    lengths = np.array([len(example) for example in examples])
+def _split(counts: TokenCounts) -> dict[str, Any]:
+    lengths, examples = np.array(sorted(counts.lengths.items()), dtype=np.int64).T
     return {
         "texts": counts.texts,
         "examples": counts.examples,
         "tokens": counts.tokens,
         "trained_tokens": counts.trained_tokens,
         "lengths": {
-            "min": int(lengths.min()),
-            "mean": round(float(lengths.mean()), 1),
-            "median": int(np.median(lengths)),
-            "p90": int(np.percentile(lengths, 90)),
-            "p99": int(np.percentile(lengths, 99)),
-            "max": int(lengths.max()),
-            "histogram": _histogram(lengths),
+            "min": int(lengths[0]),
+            "mean": round(counts.tokens / counts.examples, 1),
+            "median": int(percentile(lengths, examples, 50)),
+            "p90": int(percentile(lengths, examples, 90)),
+            "p99": int(percentile(lengths, examples, 99)),
+            "max": int(lengths[-1]),
+            "histogram": _histogram(lengths, examples),
         },
         "refused": _finding(counts.untrainable, counts, counts.untrainable_at),
         "truncated": {
@@ -104,33 +105,44 @@ def _finding(texts: int, counts: TokenCounts, rows: Sequence[str]) -> dict[str, 
     return {"texts": texts, "share": round(texts / counts.texts, 6), "rows": list(rows)}
 
 
-def _histogram(lengths: np.ndarray) -> list[dict[str, int]]:
+def percentile(lengths: NDArray[np.int64], counts: NDArray[np.int64], percent: int) -> float:
+    """What `numpy.percentile` says of as many of each length, without a list of them all.
+
+    Args:
+        lengths: in order, each once.
+        counts: how often each is there.
+        percent: of all that are below.
+    """
+    upto = np.cumsum(counts)
+    place = percent / 100 * (int(upto[-1]) - 1)
+    below = int(place)
+    low, high = (int(lengths[np.searchsorted(upto, at, side="right")]) for at in (below, min(below + 1, upto[-1] - 1)))
+    part = place - below
+    return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
+
+
+def _histogram(lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> list[dict[str, int]]:
     """Examples by length, in bins of doubling width from the shortest to the longest."""
     exponents = np.frexp(lengths - 0.5)[1]  # 1 -> 0, 2 -> 1, 3 and 4 -> 2, 5 to 8 -> 3
     return [
-        {"at_most": 2**exponent, "examples": int((exponents == exponent).sum())}
+        {"at_most": 2**exponent, "examples": int(counts[exponents == exponent].sum())}
         for exponent in range(int(exponents.min()), int(exponents.max()) + 1)
     ]
 
 
 def _duplicates(corpus: Corpus) -> dict[str, Any]:
     """Rows that another row of the same split has before them, and eval rows that are trained on, too."""
-    count = leaked = 0
-    first: list[dict[str, str]] = []
-    seen: dict[str, dict[bytes, str]] = {}
-    for split in corpus.counts:
-        known = seen.setdefault(split, {})
-        for row in corpus.rows(split):
-            content = fingerprint(row.content)
-            leaked += split == "eval" and content in seen["train"]
-            before = known.setdefault(content, row.where)
-            if before is row.where:
-                continue
-            count += 1
-            if len(first) < LISTED:
-                first.append({"row": row.where, "same_as": before})
+    found = find_duplicates(corpus, listed=LISTED)
     rows = sum(len(dataset.rows) for dataset in corpus.datasets)
-    return {"rows": count, "share": round(count / rows, 6), "first": first, "eval_rows_in_train": leaked}
+    return {
+        "rows": found.rows,
+        "share": round(found.rows / rows, 6),
+        "first": [
+            {"row": corpus.datasets[dataset].rows.where(row), "same_as": corpus.datasets[other].rows.where(before)}
+            for (_, dataset, row), (_, other, before) in found.first
+        ],
+        "eval_rows_in_train": found.leaked,
+    }
 
 
 def _rendered(counts: TokenCounts, tokenizer: Any) -> dict[str, Any]:

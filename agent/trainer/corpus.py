@@ -1,53 +1,79 @@
-"""All datasets of a job, read and tokenized: what is trained on, and what is evaluated on."""
+"""All datasets of a job, looked at and tokenized: what is trained on, and what is evaluated on.
+
+Neither rows nor examples are held in memory: rows are read from their files each time that they are wanted, and
+examples are on the disk from when they are made (ADR 0033). What grows with the data in memory is the order of an
+epoch, four bytes an example, and what a message or the audit names, of which there is a limit.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agent.trainer.data.rows import read_dataset
-from agent.trainer.data.splitting import hold_out
+import numpy as np
+
+from agent.trainer.data.dataset import read_dataset
+from agent.trainer.data.examples import ExampleWriter
+from agent.trainer.data.row_index import RowIndex
+from agent.trainer.data.splitting import count_held_out, hold_out
 from agent.trainer.data.template import Renderer
 from agent.trainer.data.tokens import TokenCounts, tokenize
 from agent.trainer.failures import DatasetEmpty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from agent.trainer.assignment import DatasetSource, Tuning
-    from agent.trainer.data.rows import Dataset, Row
+    from agent.trainer.data.dataset import Dataset
+    from agent.trainer.data.rows import Row
     from agent.trainer.data.tokens import Example
     from agent.trainer.reports import Reports
 
 SPLITS = ("train", "eval")
+
+DIRECTORY = "corpus"
+"""In the attempt's, until every rank has opened what is in it."""
 
 
 @dataclass(slots=True)
 class Corpus:
     """The examples of both splits, and how they came about."""
 
-    datasets: list[Dataset]
-    held_out: list[set[int]] = field(default_factory=list)
-    """For each dataset, the places of rows of split train that are evaluated on."""
-    train: list[Example] = field(default_factory=list)
-    eval: list[Example] = field(default_factory=list)
+    datasets: Sequence[Dataset]
+    directory: Path
+    """Where examples are written while they are made."""
+    last_held_out: int | None = None
+    """Rows of split train whose key is at most that are evaluated on (`splitting.py`); None: none of them."""
+    held_out: Sequence[int] = ()
+    """For each dataset, how many of its rows that are."""
+    train: Sequence[Example] = ()
+    eval: Sequence[Example] = ()
     counts: dict[str, TokenCounts] = field(default_factory=dict)
     train_counts: list[int] = field(default_factory=list)
     """Training examples of each dataset of split train, in their order."""
 
-    def rows(self, split: str) -> Iterator[Row]:
-        """The rows of a split, in order."""
-        for number in range(len(self.datasets)):
-            yield from self.rows_of(number, split)
+    def evaluated(self, number: int, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which rows of a dataset are evaluated on, by their keys."""
+        if self.datasets[number].source.split == "eval":
+            return np.ones(len(keys), np.bool_)
+        return np.zeros(len(keys), np.bool_) if self.last_held_out is None else keys <= np.uint64(self.last_held_out)
+
+    def count(self, number: int, split: str) -> int:
+        """How many rows of a dataset are of a split."""
+        dataset = self.datasets[number]
+        if dataset.source.split == "eval":
+            return len(dataset.rows) if split == "eval" else 0
+        return self.held_out[number] if split == "eval" else len(dataset.rows) - self.held_out[number]
 
     def rows_of(self, number: int, split: str) -> Iterator[Row]:
-        """Those of one dataset."""
-        dataset = self.datasets[number]
-        if dataset.source.split == split and not self.held_out[number]:
-            yield from dataset.rows
-        elif dataset.source.split == "train":
-            held_out = self.held_out[number]
-            yield from (row for place, row in enumerate(dataset.rows) if (place in held_out) == (split == "eval"))
+        """The rows of a dataset that are of a split, in order."""
+        rows = self.datasets[number].rows
+        keys = (block["key"].astype(np.uint64) for _, block in rows.entries())
+        evaluated = (each for block in keys for each in self.evaluated(number, block).tolist())
+        yield from (row for row, held in zip(rows, evaluated, strict=True) if held == (split == "eval"))
 
     def facts(self) -> dict[str, Any]:
         """For the provenance: each source with its digest, each split with its counts."""
@@ -58,7 +84,7 @@ class Corpus:
                     "commit": dataset.source.commit,
                     "split": dataset.source.split,
                     "rows": len(dataset.rows),
-                    "held_out_rows": len(held_out),
+                    "held_out_rows": held_out,
                     "format": dataset.format,
                     "kind": dataset.kind,
                     "size_bytes": dataset.size_bytes,
@@ -81,37 +107,49 @@ class Corpus:
         }
 
 
-def read_corpus(sources: Sequence[DatasetSource]) -> Corpus:
-    """Read every dataset; nothing heavy is imported for it.
+def read_corpus(sources: Sequence[DatasetSource], directory: Path, *, seed: int | None) -> Corpus:
+    """Look at every dataset; nothing heavy is imported for it.
+
+    Args:
+        sources: the job's.
+        directory: the attempt's; what is kept of rows and examples goes to its disk.
+        seed: of the choice of rows that are held out; None: none is.
 
     Raises:
         TrainingFailure: as `read_dataset` does.
     """
-    datasets = [read_dataset(source) for source in sources]
-    return Corpus(datasets, [set() for _ in datasets])
+    index = RowIndex(directory)
+    datasets = [read_dataset(source, index, seed=seed) for source in sources]
+    return Corpus(datasets, directory / DIRECTORY, held_out=[0] * len(datasets))
 
 
 def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_length: int, reports: Reports) -> None:
-    """Fill in the examples of both splits, and warn of what was cut off or left out.
+    """Write the examples of both splits, and warn of what was cut off or left out.
 
     Raises:
         ChatTemplateMissing: there are conversations and no template.
-        DatasetInvalid: the template refuses a row.
+        DatasetInvalid: the template refuses a row, or a file is not what it was.
         DatasetEmpty: a split has no trainable token, or a dataset with a weight has none.
+        DiskFull: the disk has no room for the tokens.
     """
     renderer = Renderer(tokenizer, tuning.chat_template)
     if tuning.eval_fraction:
-        corpus.held_out = _held_out(corpus.datasets, tuning)
-    for split, examples in zip(SPLITS, (corpus.train, corpus.eval), strict=True):
-        if next(corpus.rows(split), None) is None:
+        _hold_out(corpus, tuning.eval_fraction)
+    corpus.directory.mkdir(exist_ok=True)
+    for split in SPLITS:
+        if not any(corpus.count(number, split) for number in range(len(corpus.datasets))):
             continue
         counts = corpus.counts[split] = TokenCounts()
+        writer = ExampleWriter(corpus.directory, split)
         made = []
         for number in range(len(corpus.datasets)):
-            texts = (text for row in corpus.rows_of(number, split) for text in renderer.render(row))
-            before = len(examples)
-            examples.extend(tokenize(texts, tokenizer, max_length=max_length, counts=counts))
-            made.append(len(examples) - before)
+            before = writer.count
+            if corpus.count(number, split):
+                texts = (text for row in corpus.rows_of(number, split) for text in renderer.render(row))
+                for example in tokenize(texts, tokenizer, max_length=max_length, counts=counts):
+                    writer.append(example)
+            made.append(writer.count - before)
+        examples = writer.finish()
         _tell(split, counts, max_length, reports)
         if not examples:
             raise DatasetEmpty(
@@ -119,13 +157,21 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
                 f"the first such is {counts.first_untrainable}"
             )
         if split == "train":
+            corpus.train = examples
             corpus.train_counts = _counted(corpus.datasets, made, max_length)
+        else:
+            corpus.eval = examples
 
 
-def _held_out(datasets: Sequence[Dataset], tuning: Tuning) -> list[set[int]]:
-    trained = [dataset for dataset in datasets if dataset.source.split == "train"]
-    chosen = iter(hold_out(trained, fraction=tuning.eval_fraction, seed=tuning.seed))
-    return [next(chosen) if dataset.source.split == "train" else set() for dataset in datasets]
+def _hold_out(corpus: Corpus, fraction: float) -> None:
+    trained = [dataset for dataset in corpus.datasets if dataset.source.split == "train"]
+    corpus.last_held_out = last = hold_out(trained, fraction=fraction)
+    corpus.held_out = [
+        count_held_out((block["key"].astype(np.uint64) for _, block in dataset.rows.entries()), last)
+        if dataset.source.split == "train"
+        else 0
+        for dataset in corpus.datasets
+    ]
 
 
 def _counted(datasets: Sequence[Dataset], made: Sequence[int], max_length: int) -> list[int]:

@@ -14,6 +14,7 @@
     ├── PrecisionUnsupported     PRECISION_UNSUPPORTED
     ├── LossNotFinite            LOSS_NOT_FINITE
     ├── MergeInexact             MERGE_INEXACT
+    ├── DiskFull                 DISK_FULL
     └── OutOfGpuMemory           OUT_OF_MEMORY_GPU
 
 Their messages are for the user: they name the spec's field and say what to do. `describe` gives a reason to
@@ -111,6 +112,12 @@ class MergeInexact(TrainingFailure):
     """The merged model is not what was trained, or cannot be made."""
 
     reason = "MERGE_INEXACT"
+
+
+class DiskFull(TrainingFailure):
+    """The node's disk has no room for what a training must write."""
+
+    reason = "DISK_FULL"
 
 
 class OutOfGpuMemory(TrainingFailure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ class History:
     seconds: float = 0.0
     skipped_steps: int = 0
     """In fp16: those whose gradient was too large for the loss's scale, and changed nothing."""
-    first_epoch: list[int] = field(default_factory=list)
+    first_epoch: array[int] = field(default_factory=lambda: array("I"))
     """The examples that this rank trained on in the first epoch, by number, in order."""
     resumed_from: int = 0
     """The step of the checkpoint that the training went on from; 0: it was not resumed."""

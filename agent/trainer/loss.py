@@ -67,17 +67,19 @@ def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, batch_size:
     Raises:
         OutOfGpuMemory: one example alone does not fit.
     """
-    total = torch.zeros((), dtype=torch.float64)
-    own = examples[group.rank :: group.size]
+    total, trained_tokens = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+    own = range(group.rank, len(examples), group.size)
     cost = adapted.device.cost
     adapted.model.eval()
     with torch.inference_mode():
         for start in range(0, len(own), batch_size):
-            loss, cost = _within_memory(adapted, own[start : start + batch_size], cost)
+            chosen = [examples[number] for number in own[start : start + batch_size]]
+            loss, cost = _within_memory(adapted, chosen, cost)
             total += loss
+            trained_tokens += sum(example.trained_tokens for example in chosen)
     adapted.model.train()
-    group.add_up([total])
-    return total.item() / sum(example.trained_tokens for example in examples)
+    group.add_up([total, trained_tokens])
+    return total.item() / trained_tokens.item()
 
 
 def _within_memory(adapted: AdaptedModel, chosen: Sequence[Example], cost: PassCost) -> tuple[float, PassCost]:

@@ -22,6 +22,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
+from agent.trainer.data.examples import longest
 from agent.trainer.failures import ConfigInvalid, MergeInexact
 from agent.trainer.model import logged_warnings
 from agent.trainer.pulse import PULSE
@@ -77,7 +78,7 @@ def require_mergeable(adapted: AdaptedModel) -> None:
 def probe(adapted: AdaptedModel, examples: Sequence[Example]) -> Probe:
     """Ask the trained model, and the base model beneath it."""
     device = adapted.device.torch_device
-    chosen = sorted(examples, key=len)[-PROBED_EXAMPLES:]
+    chosen = longest(examples, PROBED_EXAMPLES)
     ids = tuple(torch.tensor(example.ids[:PROBED_TOKENS].tolist(), device=device)[None] for example in chosen)
     adapted.model.eval()
     with logged_warnings(), torch.inference_mode(), adapted.computing():

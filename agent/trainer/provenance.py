@@ -8,12 +8,16 @@ from hashlib import sha256
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from agent.trainer.first_line import timestamp
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from agent.trainer.assignment import Assignment
     from agent.trainer.corpus import Corpus
@@ -26,6 +30,7 @@ FORMAT_VERSION = 1
 CURVE_POINTS = 1000
 LISTED_EXAMPLES = 10_000
 """Of a training set up to that size, the examples that each rank has seen are listed by number."""
+_DIGESTED = 1 << 16
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "bitsandbytes")
 
 
@@ -52,7 +57,7 @@ class RankFacts:
 
     rank: int
     device: str
-    first_epoch: list[int]
+    first_epoch: array[int]
     padded_tokens: int
     micro_batch_examples: int
     adapter_sha256: str
@@ -60,17 +65,26 @@ class RankFacts:
 
     def document(self, *, listed: bool) -> dict[str, Any]:
         """As JSON; `listed`: with the numbers of the examples, not only their digest."""
-        numbers = sorted(self.first_epoch)
+        numbers = np.sort(np.array(self.first_epoch, dtype=np.uint32))
         return {
             "rank": self.rank,
             "device": self.device,
             "adapter_sha256": self.adapter_sha256,
             "first_epoch": {
                 "examples": len(numbers),
-                "sha256": sha256(",".join(map(str, numbers)).encode()).hexdigest(),
-                **({"numbers": numbers} if listed else {}),
+                "sha256": _digest(numbers),
+                **({"numbers": numbers.tolist()} if listed else {}),
             },
         }
+
+
+def _digest(numbers: NDArray[np.uint32]) -> str:
+    """The SHA-256 of the numbers as text, a comma between any two."""
+    digest = sha256()
+    for start in range(0, len(numbers), _DIGESTED):
+        said = ",".join(map(str, numbers[start : start + _DIGESTED].tolist()))
+        digest.update((f",{said}" if start else said).encode())
+    return digest.hexdigest()
 
 
 def rank_facts(rank: int, adapted: AdaptedModel, history: History) -> RankFacts:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.trainer.assignment import DatasetSource
+from agent.trainer.data.dataset import read_dataset
 from agent.trainer.data.formats import format_of
-from agent.trainer.data.rows import Completion, Conversation, Instruction, Text, read_dataset
+from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
 from agent.trainer.failures import TrainingFailure
 
 if TYPE_CHECKING:
@@ -57,10 +59,11 @@ def _look(spec: Mapping[str, Any], asked: Mapping[str, Any], count: Callable[[Se
         fetched=str(path),
     )
     try:
-        rows = [row.content for row in read_dataset(source).rows]
+        found = read_dataset(source).rows
+        rows = [row.content for row in islice(found, _MOST_ROWS)]
     except TrainingFailure as failure:
         return {"outcome": "FAILED", "reason": failure.reason, "message": str(failure)}
-    facts = _facts(rows, read=path.stat().st_size, size=size, count=count)
+    facts = _facts(rows, len(found), read=path.stat().st_size, size=size, count=count)
     return {"outcome": "PASSED", "reason": "", "message": "", "facts": facts}
 
 
@@ -72,16 +75,15 @@ def _cut(path: Path, form: str) -> None:
 
 
 def _facts(
-    rows: Sequence[Content], *, read: int, size: int, count: Callable[[Sequence[str]], list[int]]
+    chosen: Sequence[Content], rows: int, *, read: int, size: int, count: Callable[[Sequence[str]], list[int]]
 ) -> dict[str, float]:
-    chosen = rows[:_MOST_ROWS]
     prompts, answers = zip(*map(_parts, chosen), strict=True)
     untrained, trained = count(prompts), count(answers)
     turns = [_AROUND_A_TURN * len(row.messages) if isinstance(row, Conversation) else 1 for row in chosen]
     lengths = [sum(parts) for parts in zip(untrained, trained, turns, strict=True)]
     return {
         "bytes": size,
-        "rows": len(rows) if read >= size else round(len(rows) * size / max(1, read)),
+        "rows": rows if read >= size else round(rows * size / max(1, read)),
         "tokens": sum(lengths) / len(lengths),
         "longest": max(lengths),
         "share": min(1.0, (sum(trained) + len(chosen)) / sum(lengths)),

@@ -19,6 +19,7 @@ import torch
 
 from agent.failpoints import failpoint
 from agent.trainer.data.batches import collate_rows
+from agent.trainer.data.examples import ExampleLengths
 from agent.trainer.data.order import Portion, effective_batches, halved, padded_tokens, plan, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
 from agent.trainer.group import ALONE, PATIENCE_SECONDS
@@ -141,7 +142,7 @@ class Trainer:
         """
         history = history or History()
         order = effective_batches(self.portions, batch_size=self.tuning.batch_size, seed=self.tuning.seed)
-        lengths = [len(example) for example in self.examples]
+        lengths = ExampleLengths(self.examples)
         self.adapted.model.train()
         done = len(history.losses)
         for number in range(1, self.schedule.total_steps + 1):
@@ -151,7 +152,7 @@ class Trainer:
                 continue
             own = share(batch, lengths, rank=self.group.rank, size=self.group.size)
             if in_first_epoch:
-                history.first_epoch += own
+                history.first_epoch.extend(own)
             if number <= done:
                 continue
             wanted = checkpoints is not None and number < self.schedule.total_steps and checkpoints.wanted(number)

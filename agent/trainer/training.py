@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.checkpoint import DIRECTORY
 from agent.trainer.assignment import parse
+from agent.trainer.corpus import DIRECTORY as CORPUS
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.curves import Curves
 from agent.trainer.inputs import read_inputs
@@ -60,7 +61,11 @@ def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports:
     if assignment.export.gguf:
         require_gguf(files)
     reports.phase("PREPARING_DATA")
-    corpus = read_corpus(assignment.datasets) if rank == 0 else Corpus([])
+    if rank:
+        corpus = Corpus([], attempt_directory / CORPUS)
+    else:
+        seed = assignment.tuning.seed if assignment.tuning.eval_fraction else None
+        corpus = read_corpus(assignment.datasets, attempt_directory, seed=seed)
     _train(assignment, files, corpus, _Rank(attempt_directory, rank, reports))
 
 
@@ -99,7 +104,8 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     limit = model.max_length(assignment, files)
     audited = _tokenized(corpus, tokenizer, tuning, limit, reports) if group.first else {}
     base = model.load_base(files, assignment.customization, place)
-    corpus.train, corpus.eval = share_examples(group, corpus.train), share_examples(group, corpus.eval)
+    corpus.train = share_examples(group, corpus.directory, "train", corpus.train)
+    corpus.eval = share_examples(group, corpus.directory, "eval", corpus.eval)
     portions = share_portions(group, assignment.datasets, corpus.train_counts)
     schedule = schedule_for(tuning, examples=len(corpus.train))
     adapted = model.adapt(base, assignment, tokenizer, place, total_steps=schedule.total_steps)
@@ -174,12 +180,15 @@ def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Check
         roots.append(Path(assignment.resume_from))
     return Checkpointing(
         roots,
+        # Only the rank that looks for a checkpoint compares.
         identity(
             assignment.uid,
             trainer.examples,
             world_size=trainer.group.size,
             beginning=trainer.parameters if trainer.adapted.moves_base else (),
-        ),
+        )
+        if trainer.group.first
+        else "",
         steps=assignment.tuning.checkpoint_steps,
         keep=assignment.tuning.checkpoint_limit,
         reports=rank.reports,
@@ -192,11 +201,10 @@ def _beginning(history: History) -> str:
 
 def _log_start(corpus: Corpus, adapted: AdaptedModel, schedule: Schedule, group: Group) -> None:
     log.info(
-        "rank=%d/%d examples=%d trained_tokens=%d steps=%d trainable_parameters=%d target_modules=%s device=%s",
+        "rank=%d/%d examples=%d steps=%d trainable_parameters=%d target_modules=%s device=%s",
         group.rank,
         group.size,
         len(corpus.train),
-        sum(example.trained_tokens for example in corpus.train),
         schedule.total_steps,
         adapted.trainable_count,
         ",".join(adapted.target_modules),

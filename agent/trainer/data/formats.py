@@ -1,4 +1,4 @@
-"""From a file's bytes to records: one reader for each of `datasets[].format`.
+"""From a file to records: one reader for each of `datasets[].format`. None holds more of a file than a few records.
 
 * `jsonl`: a JSON object a line; blank lines are passed over and counted.
 * `json`: one array of objects, or `{"data": [...]}`.
@@ -12,17 +12,21 @@ and `parquet` it is the place among the records, from 1.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from agent.trainer.data.json_items import NoArrayError, NotJsonError, items
 from agent.trainer.failures import DatasetInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from typing import BinaryIO, TextIO
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -35,8 +39,14 @@ SUFFIXES = {
 }
 """What a source without `format` is taken for; any other suffix: jsonl."""
 
-_LONGEST_VALUE = 2**31 - 1
+_LONGEST_VALUE = 2**26
+"""Characters of a value in CSV; after a quote that nobody closed, all the rest of a file would be one."""
 _BATCH_ROWS = 1024
+_BATCH_BYTES = 1 << 24
+"""Of a Parquet file's rows that are in memory together, about."""
+_BUFFER_BYTES = 1 << 20
+_MARK = b"\xef\xbb\xbf"
+"""A byte order mark, which editors of one system write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +64,28 @@ def format_of(name: str) -> str:
     return SUFFIXES.get(PurePosixPath(name).suffix.lower(), "jsonl")
 
 
-def records(name: str, content: bytes, *, wanted: Collection[str], shown: str) -> Iterator[Record]:
+def records(name: str, stream: BinaryIO, *, wanted: Collection[str], shown: str) -> Iterator[Record]:
     """The records of a file, in order; a broken one is told, and the next follows.
 
     Args:
         name: of the format.
-        content: the file's bytes.
+        stream: the file, at its beginning.
         wanted: the fields that training knows; a format with columns leaves out all others.
         shown: what messages call the file, with the spec's field before it.
 
     Raises:
-        DatasetInvalid: the file as a whole is not of the format.
+        DatasetInvalid: the file as a whole is not of the format; perhaps after some records.
     """
-    return READERS[name](content, wanted, shown)
+    return READERS[name](stream, wanted, shown)
 
 
-def _jsonl(content: bytes, _wanted: Collection[str], _shown: str) -> Iterator[Record]:
-    for number, line in enumerate(_without_mark(content).split(b"\n"), start=1):
-        if not line.strip():
+def _jsonl(stream: BinaryIO, _wanted: Collection[str], _shown: str) -> Iterator[Record]:
+    for number, line in enumerate(stream, start=1):
+        content = line.removeprefix(_MARK) if number == 1 else line
+        if not content.strip():
             continue
         try:
-            value = json.loads(line.decode("utf-8"))
+            value = json.loads(content.removesuffix(b"\n").decode("utf-8"))
         except UnicodeDecodeError as error:
             yield Record(number, {}, f"is not UTF-8 (byte {error.start})")
         except (ValueError, RecursionError) as error:
@@ -83,20 +94,18 @@ def _jsonl(content: bytes, _wanted: Collection[str], _shown: str) -> Iterator[Re
             yield _object(number, value)
 
 
-def _json(content: bytes, _wanted: Collection[str], shown: str) -> Iterator[Record]:
+def _json(stream: BinaryIO, _wanted: Collection[str], shown: str) -> Iterator[Record]:
     try:
-        value = json.loads(_text_of(content, shown))
-    except json.JSONDecodeError as error:
-        remedy = "; an object on each line is format jsonl" if error.msg == "Extra data" else ""
+        with _text_of(stream, shown) as text:
+            for number, item in enumerate(items(text), start=1):
+                yield _object(number, item)
+    except NotJsonError as error:
+        remedy = "; an object on each line is format jsonl" if error.kind == "Extra data" else ""
         raise DatasetInvalid(f"{shown} is not JSON: {error}{remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetInvalid(f"{shown} is not JSON: {error}") from error
-    if isinstance(value, dict):
-        value = value.get("data")
-    if not isinstance(value, list):
-        raise DatasetInvalid(f'{shown} must hold an array of objects, or {{"data": [...]}}')
-    for number, item in enumerate(value, start=1):
-        yield _object(number, item)
+    except NoArrayError as error:
+        raise DatasetInvalid(f'{shown} must hold an array of objects, or {{"data": [...]}}') from error
+    except RecursionError as error:
+        raise DatasetInvalid(f"{shown} is not JSON that can be read: {error}") from error
 
 
 def _object(number: int, value: Any) -> Record:
@@ -105,9 +114,13 @@ def _object(number: int, value: Any) -> Record:
     return Record(number, {}, f"is not a JSON object but {type(value).__name__}")
 
 
-def _csv(content: bytes, _wanted: Collection[str], shown: str) -> Iterator[Record]:
+def _csv(stream: BinaryIO, _wanted: Collection[str], shown: str) -> Iterator[Record]:
     csv.field_size_limit(_LONGEST_VALUE)
-    reader = csv.reader(io.StringIO(_text_of(content, shown), newline=""), strict=True)
+    with _text_of(stream, shown) as text:
+        yield from _table(csv.reader(text, strict=True), shown)
+
+
+def _table(reader: Any, shown: str) -> Iterator[Record]:
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
@@ -137,20 +150,27 @@ def _header(names: list[str], shown: str) -> list[str]:
     return names
 
 
-def _parquet(content: bytes, wanted: Collection[str], shown: str) -> Iterator[Record]:
+def _parquet(stream: BinaryIO, wanted: Collection[str], shown: str) -> Iterator[Record]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        file = parquet.ParquetFile(pa.BufferReader(content))
+        file = parquet.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
         known = [name for name in file.schema_arrow.names if name in wanted]
         number = 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=known or None):
+        for batch in file.iter_batches(_batch_rows(file), columns=known or None, use_threads=False):
             for fields in batch.to_pylist():
                 number += 1
                 yield Record(number, {name: _as_written(value) for name, value in fields.items()})
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetInvalid(f"{shown} is not a Parquet file that can be read: {error}") from error
+
+
+def _batch_rows(file: Any) -> int:
+    """As many as have _BATCH_BYTES by the file's own account."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0.0)
+    return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / max(1.0, largest))))
 
 
 def _as_written(value: Any) -> Any:
@@ -163,32 +183,63 @@ def _as_written(value: Any) -> Any:
     ]
 
 
-def _text(content: bytes, _wanted: Collection[str], shown: str) -> Iterator[Record]:
+def _text(stream: BinaryIO, _wanted: Collection[str], shown: str) -> Iterator[Record]:
     paragraph: list[str] = []
     first = 1
-    for number, line in enumerate((*_text_of(content, shown).splitlines(), ""), start=1):
-        if line.strip():
-            first = first if paragraph else number
-            paragraph.append(line)
-        elif paragraph:
-            yield Record(first, {"text": "\n".join(paragraph)})
-            paragraph = []
+    with _text_of(stream, shown) as text:
+        for number, line in enumerate(_lines(text), start=1):
+            if line.strip():
+                first = first if paragraph else number
+                paragraph.append(line)
+            elif paragraph:
+                yield Record(first, {"text": "\n".join(paragraph)})
+                paragraph = []
+    if paragraph:
+        yield Record(first, {"text": "\n".join(paragraph)})
 
 
-def _text_of(content: bytes, shown: str) -> str:
+def _lines(text: TextIO) -> Iterator[str]:
+    """As `splitlines` has them, which knows more ends of a line than files do."""
+    for line in text:
+        yield from line.splitlines()
+
+
+@contextmanager
+def _text_of(stream: BinaryIO, shown: str) -> Iterator[TextIO]:
+    """The file as text, with the ends of its lines as they are; it stays open.
+
+    Raises:
+        DatasetInvalid: it is not UTF-8, as far as it was read.
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     try:
-        return _without_mark(content).decode("utf-8")
+        yield text
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DatasetInvalid(f"{shown} is not UTF-8 at line {line} (byte {error.start} of the file)") from error
+        place, line = _not_utf8(stream)
+        raise DatasetInvalid(f"{shown} is not UTF-8 at line {line} (byte {place} of the file)") from error
+    finally:
+        text.detach()
 
 
-def _without_mark(content: bytes) -> bytes:
-    """Without a byte order mark, which editors of one system write."""
-    return content.removeprefix(b"\xef\xbb\xbf")
+def _not_utf8(stream: BinaryIO) -> tuple[int, int]:
+    """The first byte of a file that is not UTF-8, from 0, and its line, from 1."""
+    stream.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    place, line = 0, 1
+    while True:
+        content = stream.read(_BUFFER_BYTES)
+        waiting = len(decoder.getstate()[0])
+        try:
+            decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            return place - waiting + error.start, line + error.object.count(b"\n", 0, error.start)
+        if not content:
+            return place, line  # somebody has mended it by now
+        place += len(content)
+        line += content.count(b"\n")
 
 
-READERS: dict[str, Callable[[bytes, Collection[str], str], Iterator[Record]]] = {
+READERS: dict[str, Callable[[BinaryIO, Collection[str], str], Iterator[Record]]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,

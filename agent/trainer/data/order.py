@@ -9,8 +9,9 @@ the longest of each, as few tokens computed as the device's own cost of a pass m
 from __future__ import annotations
 
 import random
+from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agent.trainer.data.packing import pack
 
@@ -22,6 +23,12 @@ NEAR_ENOUGH = 1.03
 
 Plan = list[list[list[int]]]
 """Micro-batches of rows of examples; a row without packing is one example."""
+
+
+class Lengths(Protocol):
+    """Knows the length of every example, by its number."""
+
+    def __getitem__(self, number: int, /) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,10 @@ class Portion:
     """Relative to the other portions'; None in all of them: each example once an epoch."""
 
 
-def epoch_order(portions: Sequence[Portion], *, seed: int, epoch: int) -> list[int]:
+def epoch_order(portions: Sequence[Portion], *, seed: int, epoch: int) -> array[int]:
     """The numbers of the examples of one epoch; a function of its arguments alone, on every machine.
+
+    Four bytes each: of all that a training knows of its examples only this is held in memory.
 
     An epoch has as many examples as there are. Without weights it is a permutation of them. With weights each portion
     has its share of the epoch (rounded, at least one), and goes round and round through permutations of its own: a
@@ -53,14 +62,12 @@ def epoch_order(portions: Sequence[Portion], *, seed: int, epoch: int) -> list[i
     the next epoch where it stopped.
     """
     if all(portion.weight is None for portion in portions):
-        order = [portion.first + number for portion in portions for number in range(portion.count)]
+        order = array("I", (portion.first + number for portion in portions for number in range(portion.count)))
     else:
         quotas = _quotas(portions)
-        order = [
-            number
-            for place, (portion, quota) in enumerate(zip(portions, quotas, strict=True))
-            for number in _drawn(portion, f"{seed}/{place}", range(epoch * quota, (epoch + 1) * quota))
-        ]
+        order = array("I")
+        for place, (portion, quota) in enumerate(zip(portions, quotas, strict=True)):
+            order.extend(_drawn(portion, f"{seed}/{place}", range(epoch * quota, (epoch + 1) * quota)))
     random.Random(f"{seed}/{epoch}").shuffle(order)  # noqa: S311 - a sampling order, no secret
     return order
 
@@ -83,12 +90,12 @@ def _quotas(portions: Sequence[Portion]) -> list[int]:
 
 def _drawn(portion: Portion, seed: str, places: range) -> Iterator[int]:
     """What stands at these places of a portion's endless sequence of permutations."""
-    order: list[int] = []
+    order = array("I")
     drawn_turn = -1
     for place in places:
         turn, within = divmod(place, portion.count)
         if turn != drawn_turn:
-            order = list(range(portion.count))
+            order = array("I", range(portion.count))
             random.Random(f"{seed}/{turn}").shuffle(order)  # noqa: S311 - a sampling order, no secret
             drawn_turn = turn
         yield portion.first + order[within]
@@ -103,11 +110,11 @@ def effective_batches(portions: Sequence[Portion], *, batch_size: int, seed: int
     while True:
         order = epoch_order(portions, seed=seed, epoch=epoch)
         for start in range(0, len(order), batch_size):
-            yield order[start : start + batch_size]
+            yield order[start : start + batch_size].tolist()
         epoch += 1
 
 
-def share(batch: Sequence[int], lengths: Sequence[int], *, rank: int, size: int) -> list[int]:
+def share(batch: Sequence[int], lengths: Lengths, *, rank: int, size: int) -> list[int]:
     """What of an effective batch one rank trains on: disjoint, together the whole, as equal in number as can be.
 
     Ranks wait for each other at every step, so their shares should take alike: the longest examples are dealt first, in

@@ -6,6 +6,7 @@ would split tokens that the model sees whole, and would give some tokenizers' co
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,9 @@ LISTED = 100
 """Rows that are named for each thing that happened; all are counted."""
 
 CHUNK = 512
-"""Texts a call: enough for the tokenizer's threads, and a bound on what stands in memory twice."""
+CHUNK_CHARACTERS = 1 << 18
+"""Texts a call, and characters if there are more than one: enough for the tokenizer's threads, and a bound on what
+stands in memory, where a token's offsets take much more than its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class TokenCounts:
     untrainable_at: list[str] = field(default_factory=list)
     endless_at: list[str] = field(default_factory=list)
     """Where the first of them stand."""
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Examples by their length: as many entries as there are lengths."""
     shown: tuple[str, Example] | None = None
     """An example to look at, and where it stands: the first with trained and untrained tokens, else the first."""
 
@@ -89,7 +94,7 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
     """
     remaining = iter(texts)
     ends = np.array(tokenizer.all_special_ids, dtype=np.int32)
-    while chunk := list(islice(remaining, CHUNK)):
+    while chunk := list(_chunk(remaining)):
         PULSE.beat()
         for templated in (False, True):
             # Special tokens are the template's business where there is one; one call cannot mix both.
@@ -100,6 +105,15 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
                 if (kept := _fitted(text, example, max_length, counts)) is not None:
                     _look_at(text, kept, ends, counts)
                     yield kept
+
+
+def _chunk(texts: Iterator[Rendered]) -> Iterator[Rendered]:
+    characters = 0
+    for text in islice(texts, CHUNK):
+        yield text
+        characters += len(text.text)
+        if characters >= CHUNK_CHARACTERS:
+            return
 
 
 def _tokenize_alike(texts: Sequence[Rendered], tokenizer: Any, *, special_tokens: bool) -> Iterator[Example]:
@@ -177,6 +191,7 @@ def _fitted(text: Rendered, example: Example, max_length: int, counts: TokenCoun
         _list(text.where, counts.untrainable_at)
         return None
     counts.examples += 1
+    counts.lengths[len(example)] += 1
     counts.tokens += len(example)
     counts.trained_tokens += example.trained_tokens
     return example

@@ -10,15 +10,16 @@ import pytest
 from pyarrow import parquet
 
 from agent.trainer.assignment import DatasetSource
+from agent.trainer.data.dataset import read_dataset
 from agent.trainer.data.formats import READERS, SUFFIXES, format_of
-from agent.trainer.data.rows import Completion, Conversation, Instruction, Text, read_dataset
+from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
 from agent.trainer.failures import DatasetEmpty, DatasetInvalid
 from controlplane.domain.spec.fields import FIELDS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.trainer.data.rows import Dataset
+    from agent.trainer.data.dataset import Dataset
     from tests.integration.trainer.attempts import Attempt
 
 ROWS: list[dict[str, Any]] = [
@@ -81,7 +82,8 @@ def test_an_empty_cell_is_an_empty_text(tmp_path: Path):
 
 def test_columns_map_the_header(tmp_path: Path):
     for name, content in (("a.csv", b"q,a\nx,y\n"), ("a.parquet", parquet_bytes([{"q": "x", "a": "y"}]))):
-        assert read(tmp_path / name, content, prompt="q", completion="a").rows[0].content == Completion("x", "y")
+        (row,) = read(tmp_path / name, content, prompt="q", completion="a").rows
+        assert row.content == Completion("x", "y")
 
 
 CSV = "prompt,completion\n"

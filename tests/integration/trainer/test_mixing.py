@@ -3,58 +3,85 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from agent.trainer.assignment import DatasetSource
-from agent.trainer.data.rows import Dataset, Row, Text
+from agent.trainer.data.dataset import read_dataset
+from agent.trainer.data.rows import Text
 from agent.trainer.data.splitting import hold_out
 from agent.trainer.failures import DatasetEmpty
 from tests.integration.trainer.attempts import failed_with
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent.trainer.data.dataset import Dataset
     from tests.integration.trainer.attempts import Attempt
 
-SOURCE = DatasetSource(index=0, source="file:///a")
+
+def datasets(directory: Path, *several: list[str], seed: int) -> list[Dataset]:
+    read = []
+    for index, texts in enumerate(several):
+        file = directory / f"{index}.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        read.append(read_dataset(DatasetSource(index=index, source=file.as_uri()), seed=seed))
+    return read
 
 
-def dataset(texts: list[str]) -> Dataset:
-    return Dataset(SOURCE, "jsonl", "text", [Row(f"row {n}", Text(text)) for n, text in enumerate(texts)], "", 0)
+def held_out(directory: Path, *several: list[str], fraction: float, seed: int) -> list[set[int]]:
+    """The places of the rows that are held out of each of several datasets."""
+    found = datasets(directory, *several, seed=seed)
+    last = hold_out(found, fraction=fraction)
+    return [
+        {start + place for start, block in of.rows.entries() for place in np.flatnonzero(block["key"] <= last).tolist()}
+        for of in found
+    ]
 
 
-def test_held_out_rows_are_as_many_as_asked_and_the_seed_s():
-    datasets = [dataset([f"a{n}" for n in range(80)]), dataset([f"b{n}" for n in range(20)])]
-    chosen = hold_out(datasets, fraction=0.2, seed=1)
+def test_held_out_rows_are_as_many_as_asked_and_the_seed_s(tmp_path: Path):
+    texts = [f"a{n}" for n in range(80)], [f"b{n}" for n in range(20)]
+    chosen = held_out(tmp_path, *texts, fraction=0.2, seed=1)
     assert sum(map(len, chosen)) == 20
     assert all(chosen)
-    assert hold_out(datasets, fraction=0.2, seed=1) == chosen
-    assert hold_out(datasets, fraction=0.2, seed=2) != chosen
+    assert held_out(tmp_path, *texts, fraction=0.2, seed=1) == chosen
+    assert held_out(tmp_path, *texts, fraction=0.2, seed=2) != chosen
 
 
-def test_a_row_and_its_duplicates_are_on_one_side_whatever_their_dataset():
+def test_the_rows_held_out_are_those_whose_digests_come_first(tmp_path: Path):
+    texts = [f"t{n}" for n in range(300)]
+    (chosen,) = held_out(tmp_path, texts, fraction=0.13, seed=5)
+    in_order = sorted(
+        range(300), key=lambda place: sha256(b"5/" + sha256(repr(Text(texts[place])).encode()).digest()[:16]).digest()
+    )
+    assert chosen == set(in_order[:39])
+
+
+def test_a_row_and_its_duplicates_are_on_one_side_whatever_their_dataset(tmp_path: Path):
     texts = [f"t{n % 10}" for n in range(40)]
-    datasets = [dataset(texts), dataset(texts[:15])]
-    chosen = hold_out(datasets, fraction=0.3, seed=3)
+    chosen = held_out(tmp_path, texts, texts[:15], fraction=0.3, seed=3)
     sides = [
-        {(row.content, place in held) for place, row in enumerate(of.rows)}
-        for of, held in zip(datasets, chosen, strict=True)
+        {(text, place in held) for place, text in enumerate(of)}
+        for of, held in zip((texts, texts[:15]), chosen, strict=True)
     ]
     assert len(sides[0] | sides[1]) == 10
     assert 0.3 * 55 <= sum(map(len, chosen)) < 55
 
 
-def test_a_row_that_is_added_moves_hardly_any_other():
+def test_a_row_that_is_added_moves_hardly_any_other(tmp_path: Path):
     before = [f"t{n}" for n in range(100)]
-    (old,) = hold_out([dataset(before)], fraction=0.1, seed=0)
-    (new,) = hold_out([dataset(["new", *before])], fraction=0.1, seed=0)
+    (old,) = held_out(tmp_path, before, fraction=0.1, seed=0)
+    (new,) = held_out(tmp_path, ["new", *before], fraction=0.1, seed=0)
     assert len({place - 1 for place in new} ^ old) <= 2
 
 
 @pytest.mark.parametrize("texts", [["a"], ["a"] * 9])
-def test_rows_that_are_all_alike_cannot_be_parted(texts: list[str]):
+def test_rows_that_are_all_alike_cannot_be_parted(tmp_path: Path, texts: list[str]):
     with pytest.raises(DatasetEmpty, match=r"^tuning_parameters\.eval_fraction: .*leaves none"):
-        hold_out([dataset(texts)], fraction=0.1, seed=0)
+        held_out(tmp_path, texts, fraction=0.1, seed=0)
 
 
 def numbers(first: int, count: int) -> list[dict[str, Any]]:

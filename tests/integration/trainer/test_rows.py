@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.trainer.assignment import DatasetSource
-from agent.trainer.data.rows import Completion, Conversation, Instruction, Text, read_dataset
+from agent.trainer.data.dataset import read_dataset
+from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
 from agent.trainer.failures import (
     ConfigInvalid,
     DatasetEmpty,
@@ -22,7 +23,7 @@ from agent.trainer.failures import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent.trainer.data.rows import Dataset
+    from agent.trainer.data.dataset import Dataset
 
 
 def read(path: Path, content: bytes | list[Any], **columns: str) -> Dataset:
@@ -56,13 +57,13 @@ def test_each_kind_of_row_is_known_by_its_fields(file: Path, row: dict[str, Any]
 
 def test_columns_map_our_names_to_the_file_s(file: Path):
     dataset = read(file, [{"q": "a", "a": "b"}], prompt="q", completion="a")
-    assert dataset.rows[0].content == Completion("a", "b")
+    assert next(iter(dataset.rows)).content == Completion("a", "b")
 
 
 def test_blank_lines_a_byte_order_mark_and_carriage_returns_are_no_errors(file: Path):
     dataset = read(file, b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
     assert [row.content for row in dataset.rows] == [Text("a"), Text("b")]
-    assert dataset.rows[1].where == f"datasets[3].source: row 4 of {file}"
+    assert list(dataset.rows)[1].where == f"datasets[3].source: row 4 of {file}"
 
 
 def test_the_digest_is_that_of_the_file(file: Path):

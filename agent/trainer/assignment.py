@@ -16,7 +16,7 @@ from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedDataset, FetchedModel
 from agent.trainer.stopping import PATIENCE_SECONDS, Terms
-from trainplane.backends import gguf_support
+from trainplane.backends import gguf_support, sharding
 from trainplane.backends.peft_methods import METHODS
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ class Tuning:
     """Optimizer steps between checkpoints; None: by time."""
     checkpoint_limit: int | None = None
     """How many checkpoints are kept; None: as many as is sensible."""
+    sharding: str = "auto"
+    """One of `sharding.CHOICES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,4 +270,5 @@ def _tuning(tuning: Fields) -> Tuning:
         checkpoint_steps=tuning.optional_integer("checkpoint_steps", minimum=1),
         checkpoint_limit=tuning.optional_integer("checkpoint_limit", minimum=1),
         neftune_noise_alpha=tuning.number("neftune_noise_alpha", 0.0, minimum=0.0),
+        sharding=tuning.choice("sharding", "auto", allowed=sharding.CHOICES, known=()),
     )

@@ -34,6 +34,12 @@ class Device:
     name: str
     cost: PassCost
 
+    @property
+    def memory_bytes(self) -> int:
+        """All that the device has; 0 of a CPU, whose memory the ranks share."""
+        on_gpu = self.torch_device.type == "cuda"
+        return torch.cuda.get_device_properties(self.torch_device).total_memory if on_gpu else 0
+
     def peak_memory_bytes(self) -> int:
         """The most device memory that tensors have taken so far; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else 0

@@ -53,17 +53,26 @@ class Group:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            with _leaving_blame_to_the_leader():
+            with leaving_blame_to_the_leader():
                 distributed.all_reduce(flat)
             totals = torch.split(flat, [tensor.numel() for tensor in alike])
             for tensor, total in zip(alike, totals, strict=True):
                 tensor.copy_(total.view_as(tensor))
 
+    def most(self, number: int) -> int:
+        """The greatest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        with leaving_blame_to_the_leader():
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return int(found)
+
     def take_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
         """Overwrite the tensors with those of rank 0."""
         if self.size == 1:
             return
-        with _leaving_blame_to_the_leader():
+        with leaving_blame_to_the_leader():
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), src=0)
 
@@ -72,7 +81,7 @@ class Group:
         if array is not None and self.size == 1:
             return array
         facts = [None if array is None else (array.shape, array.dtype.str)]
-        with _leaving_blame_to_the_leader():
+        with leaving_blame_to_the_leader():
             distributed.broadcast_object_list(facts, src=0, device=torch.device("cpu"))
             shape, dtype = facts[0]  # type: ignore[misc]  # rank 0's, by now
             shared = np.empty(shape, np.dtype(dtype)) if array is None else np.ascontiguousarray(array)
@@ -84,7 +93,7 @@ class Group:
         if self.size == 1:
             return [facts]
         gathered: list[Any] | None = [None] * self.size if self.first else None
-        with _leaving_blame_to_the_leader():
+        with leaving_blame_to_the_leader():
             distributed.gather_object(facts, gathered, dst=0)
         return gathered or []
 
@@ -107,7 +116,7 @@ def join(rendezvous: Path, *, rank: int, size: int, cuda: bool) -> Group:
         str(rendezvous), size
     )
     store.set_timeout(TIMEOUT)
-    with _leaving_blame_to_the_leader():
+    with leaving_blame_to_the_leader():
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT
         )
@@ -115,7 +124,7 @@ def join(rendezvous: Path, *, rank: int, size: int, cuda: bool) -> Group:
 
 
 @contextmanager
-def _leaving_blame_to_the_leader() -> Iterator[None]:
+def leaving_blame_to_the_leader() -> Iterator[None]:
     """A connection breaks when the rank at its other end dies: that rank's end is the news, not this one's error."""
     try:
         yield

@@ -6,7 +6,6 @@ however the batch is cut into micro-batches.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from agent.trainer.data.batches import IGNORED, collate
 from agent.trainer.data.order import halved, micro_batches
 from agent.trainer.failures import OutOfGpuMemory
 from agent.trainer.group import ALONE
+from agent.trainer.passes import IDLE
 from agent.trainer.pulse import PULSE
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from agent.trainer.data.tokens import Example
     from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
-
-
-log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +68,9 @@ def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, batch_size:
     own = range(group.rank, len(examples), group.size)
     cost = adapted.device.cost
     adapted.model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(own), batch_size):
+    with adapted.evaluating():
+        # As often as rank 0, who has the most: ranks of a sharded model make their passes together.
+        for start in range(0, -(-len(examples) // group.size), batch_size):
             chosen = [examples[number] for number in own[start : start + batch_size]]
             loss, cost = _within_memory(adapted, chosen, cost)
             total += loss
@@ -87,11 +85,16 @@ def _within_memory(adapted: AdaptedModel, chosen: Sequence[Example], cost: PassC
     lengths = [len(example) for example in chosen]
     while True:
         made = micro_batches(lengths, cost)
-        try:
-            return _added_up(adapted, chosen, made), cost
-        except torch.OutOfMemoryError as error:
-            log.warning("out of memory while evaluating limit=%d: %s", cost.limit, error)
-        # Outside the handler: the error's traceback holds the tensors of the pass that did not fit.
+        losses = [0.0] * len(made)
+
+        def one(number: int, made: Sequence[Sequence[int]] = made, losses: list[float] = losses) -> None:
+            losses[number] = _pass(adapted, [chosen[index] for index in made[number]])
+
+        fit = adapted.passes.run("evaluate", len(made), one, lambda: _pass(adapted, [IDLE]))
+        if fit.all:
+            return sum(losses), cost
+        if fit.own:
+            continue
         smaller = halved(cost, [[[index] for index in group] for group in made], lengths)
         if smaller is None:
             raise OutOfGpuMemory(
@@ -102,10 +105,7 @@ def _within_memory(adapted: AdaptedModel, chosen: Sequence[Example], cost: PassC
         cost = smaller
 
 
-def _added_up(adapted: AdaptedModel, chosen: Sequence[Example], made: Sequence[Sequence[int]]) -> float:
-    total = 0.0
-    for indices in made:
-        batch = collate([chosen[index] for index in indices], pad_id=adapted.pad_id, device=adapted.device.torch_device)
-        total += summed_loss(adapted, batch).item()
-        PULSE.beat()
-    return total
+def _pass(adapted: AdaptedModel, examples: Sequence[Example]) -> float:
+    batch = collate(examples, pad_id=adapted.pad_id, device=adapted.device.torch_device)
+    PULSE.beat()
+    return summed_loss(adapted, batch).item()

@@ -28,6 +28,7 @@ from agent.trainer.adalora import Allocation
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported
 from agent.trainer.layers import target_modules, within
 from agent.trainer.methods import Situation, peft_configuration
+from agent.trainer.passes import OwnPasses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from agent.trainer.customization import Customization
     from agent.trainer.device import Device
     from agent.trainer.model_files import ModelFiles
+    from agent.trainer.passes import Passes
+    from agent.trainer.sharding import Sharding
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MIN_LENGTH = 8
@@ -74,6 +77,8 @@ class AdaptedModel:
     """AdaLoRA's."""
     scales_loss: bool = False
     """Whether gradients go through fp16, whose least number is too large for many of them."""
+    sharding: Sharding | None = None
+    """None: this rank has the whole model."""
 
     @property
     def base(self) -> Any:
@@ -90,6 +95,19 @@ class AdaptedModel:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.torch_device.type, self.autocast)
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Inside it, nothing is kept for gradients. What is gathered in inference mode could not be trained with."""
+        return torch.no_grad() if self.sharding else torch.inference_mode()
+
+    def local(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What of a parameter is on this rank."""
+        return self.sharding.local(tensor) if self.sharding else tensor
+
+    @property
+    def passes(self) -> Passes:
+        """How passes over it are made."""
+        return self.sharding.passes if self.sharding else OwnPasses()
 
     @property
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -132,7 +150,7 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
     with _Blaming("it"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),
-            dtype=torch.float32 if customization.method == "full" else DTYPES[customization.precision],
+            dtype=weights_dtype(customization),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -149,6 +167,11 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
     if customization.kind.peft_type:
         model.config.use_cache = False
     return quantized.pin(model) if quantizing else model.to(device.torch_device)
+
+
+def weights_dtype(customization: Customization) -> torch.dtype:
+    """What the base model's weights are while it is trained."""
+    return torch.float32 if customization.method == "full" else DTYPES[customization.precision]
 
 
 def adapt(
@@ -234,6 +257,9 @@ def _with_adapter(customization: Customization, situation: Situation, *, name: s
     try:
         with logged_warnings():
             config = peft_configuration(customization, situation)
+            if customization.adapter.moves_base and next(situation.base.parameters()).is_meta:
+                # Of shapes alone nothing can be taken: what the adapter begins as will come from rank 0.
+                config.init_lora_weights = True
             # PEFT takes the name from here, whatever its configuration says, and it must not be a path of this node.
             situation.base.name_or_path = name
             model = get_peft_model(situation.base, config)

@@ -61,7 +61,9 @@ class RankFacts:
     padded_tokens: int
     micro_batch_examples: int
     adapter_sha256: str
-    """Of the trained parameters: the same on all ranks."""
+    """Of the trained parameters: the same on all ranks, unless each has a part of them."""
+    parameter_bytes: int
+    """Of the model's parameters, what it held between passes."""
 
     def document(self, *, listed: bool) -> dict[str, Any]:
         """As JSON; `listed`: with the numbers of the examples, not only their digest."""
@@ -70,6 +72,7 @@ class RankFacts:
             "rank": self.rank,
             "device": self.device,
             "adapter_sha256": self.adapter_sha256,
+            "parameter_bytes": self.parameter_bytes,
             "first_epoch": {
                 "examples": len(numbers),
                 "sha256": _digest(numbers),
@@ -91,7 +94,7 @@ def rank_facts(rank: int, adapted: AdaptedModel, history: History) -> RankFacts:
     """What this rank has done."""
     digest = sha256()
     for parameter in adapted.trainable:
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(adapted.local(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return RankFacts(
         rank=rank,
         device=adapted.device.name,
@@ -99,6 +102,9 @@ def rank_facts(rank: int, adapted: AdaptedModel, history: History) -> RankFacts:
         padded_tokens=history.padded_tokens,
         micro_batch_examples=history.micro_batch_examples,
         adapter_sha256=digest.hexdigest(),
+        parameter_bytes=sum(
+            part.numel() * part.element_size() for part in map(adapted.local, adapted.model.parameters())
+        ),
     )
 
 
@@ -133,6 +139,7 @@ def provenance(finished: Finished) -> dict[str, Any]:
             "seed": assignment.tuning.seed,
             "precision": assignment.customization.precision,
             "world_size": assignment.world_size,
+            "sharding": None if adapted.sharding is None else adapted.sharding.facts(),
             "effective_batch_size": assignment.tuning.batch_size,
             "micro_batch_size": max(rank.micro_batch_examples for rank in finished.ranks),
             "steps": len(history.losses),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from agent import checkpoint
@@ -23,6 +24,7 @@ from agent.trainer.data.order import PassCost
 from agent.trainer.failures import LossNotFinite
 from agent.trainer.history import History
 from agent.trainer.pulse import PULSE
+from agent.trainer.tensor_file import Described, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,21 +93,15 @@ class Checkpointing:
             OSError: the disk refused.
         """
         self.flush()
+        _require_finite(trainer, step=len(history.losses))
         ranks = trainer.group.gather(_rank_state(trainer, history))
+        weights, moments = dict(zip(trainer.parameter_names, trainer.parameters, strict=True)), _moments(trainer)
         if trainer.group.first:
             state = {"identity": self._identity, "facts": self.facts, "losses": history.losses, "ranks": ranks}
             state["scaler"] = trainer.scaler.state_dict()
-            names = trainer.parameter_names
-            _require_finite(names, trainer.parameters, step=len(history.losses))
-            weights = {name: p.detach().cpu() for name, p in zip(names, trainer.parameters, strict=True)}
-            moments = {
-                f"{index}.{name}": value.detach().cpu()
-                for index, values in trainer.optimizer.state_dict()["state"].items()
-                for name, value in values.items()
-            }
             writers: dict[str, Callable[[Path], None]] = {
-                "weights.safetensors": lambda path: save_file(_separate(weights), path),
-                "optimizer.safetensors": lambda path: save_file(_separate(moments), path),
+                "weights.safetensors": lambda path: _write_tensors(trainer, path, weights),
+                "optimizer.safetensors": lambda path: _write_tensors(trainer, path, moments),
             }
             allocation = trainer.adapted.allocation
             if allocation is not None:
@@ -126,6 +122,9 @@ class Checkpointing:
                 oldest_step=written.oldest_step,
             )
             log.info("checkpoint step=%d bytes=%d sha256=%s", written.step, written.size_bytes, written.manifest_digest)
+        elif trainer.adapted.sharding is not None:
+            for _ in trainer.adapted.sharding.wholes([*weights.values(), *moments.values()]):
+                pass
         self._kept_steps = [*self._kept_steps, len(history.losses)][-self._keep :]
         self._written_at = self._clock()
 
@@ -171,15 +170,18 @@ class Checkpointing:
         return self._load(trainer, step, path.tobytes().decode())
 
     def _load(self, trainer: Trainer, step: int, directory: str) -> History:
-        weights = load_file(f"{directory}/weights.safetensors")
-        with torch.no_grad():
+        with torch.no_grad(), safe_open(f"{directory}/weights.safetensors", "pt") as weights:
             for name, parameter in zip(trainer.parameter_names, trainer.parameters, strict=True):
-                parameter.copy_(weights[name])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(f"{directory}/optimizer.safetensors").items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": moments})
+                _fill(trainer, parameter, weights, name)
+        with torch.no_grad(), safe_open(f"{directory}/optimizer.safetensors", "pt") as moments:
+            for key in moments.keys():  # noqa: SIM118 - it is no mapping
+                index, _, name = key.partition(".")
+                parameter = trainer.parameters[int(index)]
+                state = trainer.optimizer.state[parameter]
+                state[name] = (
+                    torch.zeros((), device=parameter.device) if name == "step" else torch.zeros_like(parameter)
+                )
+                _fill(trainer, state[name], moments, key)
         with open(f"{directory}/state.json", "rb") as stream:  # noqa: PTH123 - other ranks have only its name
             state = json.load(stream)
         self.facts = state["facts"]
@@ -216,9 +218,12 @@ def identity(uid: str, examples: Sequence[Example], *, world_size: int, beginnin
     return digest.hexdigest()
 
 
-def _require_finite(names: Sequence[str], parameters: Sequence[torch.Tensor], *, step: int) -> None:
-    for name, parameter in zip(names, parameters, strict=True):
-        if not torch.isfinite(parameter.detach()).all():
+def _require_finite(trainer: Trainer, *, step: int) -> None:
+    """Rank 0 looks; of a sharded model each rank at its part, and whose is not finite ends them all."""
+    if not trainer.group.first and trainer.adapted.sharding is None:
+        return
+    for name, parameter in zip(trainer.parameter_names, trainer.parameters, strict=True):
+        if not torch.isfinite(trainer.adapted.local(parameter.detach())).all():
             raise LossNotFinite(
                 f"tuning_parameters.learning_rate: after step {step} the weight {name} is not finite any more; lower "
                 "the learning rate, warm up longer, or look for broken rows"
@@ -236,6 +241,31 @@ def _rank_state(trainer: Trainer, history: History) -> dict[str, Any]:
         "random": _text(torch.get_rng_state()),
         "cuda_random": _text(torch.cuda.get_rng_state()) if on_gpu else "",
     }
+
+
+def _moments(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The optimizer's state, by the parameter's number and the name that it has there."""
+    return {
+        f"{index}.{name}": value
+        for index, parameter in enumerate(trainer.parameters)
+        for name, value in trainer.optimizer.state[parameter].items()
+    }
+
+
+def _write_tensors(trainer: Trainer, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """On rank 0; of a sharded model the others give theirs in the same order."""
+    if trainer.adapted.sharding is None:
+        save_file(_separate({name: tensor.detach().cpu() for name, tensor in tensors.items()}), path)
+        return
+    described = [Described(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    write_tensors(path, described, trainer.adapted.sharding.wholes(tensors.values()))
+
+
+def _fill(trainer: Trainer, target: torch.Tensor, file: Any, name: str) -> None:
+    if trainer.adapted.sharding is None or not target.shape:
+        target.copy_(file.get_tensor(name))
+    else:
+        trainer.adapted.sharding.fill(target, file.get_slice(name))
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

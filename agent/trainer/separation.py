@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from agent.trainer.data.batches import collate_rows
 from agent.trainer.data.tokens import Example
 from agent.trainer.failures import ConfigInvalid
 
 if TYPE_CHECKING:
+    import torch
+
     from agent.trainer.model import AdaptedModel
 
 DOCUMENT_TOKENS = 12
@@ -60,7 +61,7 @@ def require_separation(adapted: AdaptedModel) -> None:
 def _logits(adapted: AdaptedModel, row: list[Example]) -> torch.Tensor:
     """Of the row's last document, in fp32."""
     batch = collate_rows([row], pad_id=adapted.pad_id, device=adapted.device.torch_device)
-    with torch.inference_mode(), adapted.computing():
+    with adapted.evaluating(), adapted.computing():
         logits: torch.Tensor = adapted.model(
             input_ids=batch.ids, position_ids=batch.position_ids, use_cache=False
         ).logits

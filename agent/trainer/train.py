@@ -27,6 +27,7 @@ from agent.trainer.history import History
 from agent.trainer.loss import summed_loss
 from agent.trainer.metrics import Point
 from agent.trainer.neftune import EmbeddingNoise
+from agent.trainer.passes import IDLE
 from agent.trainer.pulse import PULSE
 from agent.trainer.stopping import STOP, Stopped
 
@@ -116,8 +117,13 @@ class Trainer:
         """Its limit is halved when memory runs out."""
         self.parameters = adapted.trainable
         self.parameter_names = [name for name, p in adapted.model.named_parameters() if p.requires_grad]
+        # One fused call takes no sharded parameters beside others.
+        parts = [[p for p in self.parameters if self._is_part(p) == sharded] for sharded in (False, True)]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=tuning.learning_rate, weight_decay=tuning.weight_decay, fused=True
+            [{"params": part} for part in parts if part],
+            lr=tuning.learning_rate,
+            weight_decay=tuning.weight_decay,
+            fused=True,
         )
         self.scaler = torch.amp.GradScaler(adapted.device.torch_device.type, enabled=adapted.scales_loss)
         """In fp16 small gradients would be 0: the loss is multiplied by as much as still gives finite ones."""
@@ -226,7 +232,7 @@ class Trainer:
             LossNotFinite: see `run`.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.tuning.max_grad_norm or math.inf).item()
+        norm = self._clip(self.tuning.max_grad_norm or math.inf)
         scales = self.scaler.is_enabled() and self.scaler.get_scale() >= LEAST_SCALE
         skipped = scales and not math.isfinite(norm)
         if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
@@ -244,6 +250,15 @@ class Trainer:
         self.optimizer.zero_grad()
         return None if skipped else norm
 
+    def _is_part(self, parameter: torch.Tensor) -> bool:
+        return self.adapted.sharding is not None and self.adapted.sharding.is_part(parameter)
+
+    def _clip(self, most: float) -> float:
+        """Clip the gradient; its norm before."""
+        if self.adapted.sharding is not None:
+            return self.adapted.sharding.clip(self.parameters, most).item()
+        return torch.nn.utils.clip_grad_norm_(self.parameters, most).item()
+
     def _add_up(self, own_loss: torch.Tensor, own_wishes: Wishes) -> tuple[float, Wishes]:
         """Make every rank's gradient that of the whole effective batch, in one exchange; the loss of it.
 
@@ -256,7 +271,9 @@ class Trainer:
         if self.group.size == 1:
             return own_loss.item(), own_wishes
         wishes = torch.tensor([float(wish) for wish in own_wishes], device=own_loss.device)
-        self.group.add_up([own_loss, wishes, *(p.grad for p in self.parameters if p.grad is not None)])
+        # The gradients of what is sharded were added up on their way.
+        whole = (p.grad for p in self.parameters if p.grad is not None and not self._is_part(p))
+        self.group.add_up([own_loss, wishes, *whole])
         return own_loss.item(), Wishes(*(wish > 0 for wish in wishes.tolist()))
 
     def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[Plan, torch.Tensor]:
@@ -269,31 +286,29 @@ class Trainer:
         longest_row = self.tuning.max_sequence_length if self.tuning.packing else 0
         while True:
             made = plan([len(example) for example in batch], self.cost, longest_row=longest_row)
-            try:
-                return made, self._accumulate(batch, made, trained_tokens)
-            except torch.OutOfMemoryError as error:
-                log.warning("out of memory limit=%d: %s", self.cost.limit, error)
-            # Outside the handler: the error's traceback holds the tensors of the pass that did not fit.
-            self._halve(made, batch)
+            total = torch.zeros((), device=self.adapted.device.torch_device)
 
-    def _accumulate(self, batch: Sequence[Example], made: Plan, trained_tokens: int) -> torch.Tensor:
-        total = torch.zeros((), device=self.adapted.device.torch_device)
-        for rows in made:
-            micro = collate_rows(
-                [[batch[index] for index in row] for row in rows],
-                pad_id=self.adapted.pad_id,
-                device=self.adapted.device.torch_device,
-            )
-            self.noise.expect(micro)
-            loss = summed_loss(self.adapted, micro) / trained_tokens
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            PULSE.beat()
-        return total
+            def one(number: int, made: Plan = made, total: torch.Tensor = total) -> None:
+                total += self._pass([[batch[index] for index in row] for row in made[number]], trained_tokens)
+
+            fit = self.adapted.passes.run("train", len(made), one, lambda: self._pass([[IDLE]], math.inf))
+            if fit.all:
+                return made, total
+            self.optimizer.zero_grad()
+            if not fit.own:
+                self._halve(made, batch)
+
+    def _pass(self, rows: Sequence[Sequence[Example]], divisor: float) -> torch.Tensor:
+        """Accumulate the gradient of a micro-batch's part of the loss; that part. Divided by infinity it is no part."""
+        micro = collate_rows(rows, pad_id=self.adapted.pad_id, device=self.adapted.device.torch_device)
+        self.noise.expect(micro)
+        loss = summed_loss(self.adapted, micro) / divisor
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        PULSE.beat()
+        return loss.detach()
 
     def _halve(self, made: Plan, batch: Sequence[Example]) -> None:
         """Go on with half of what did not fit; the effective batch stays."""
-        self.optimizer.zero_grad()
         lengths = [len(example) for example in batch]
         cost = halved(self.cost, made, lengths)
         if cost is None:

@@ -82,7 +82,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank
 ) -> None:
     """The part that needs torch."""
-    from agent.trainer import device, model
+    from agent.trainer import device, model, sharding
     from agent.trainer.data.sharing import share_examples, share_portions
     from agent.trainer.exporting import Exporter
     from agent.trainer.group import join
@@ -103,13 +103,14 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     tokenizer = model.load_tokenizer(files)
     limit = model.max_length(assignment, files)
     audited = _tokenized(corpus, tokenizer, tuning, limit, reports) if group.first else {}
-    base = model.load_base(files, assignment.customization, place)
+    sharded = sharding.wanted(assignment, files, place, group)
+    base = sharding.load(files, assignment.customization, place, group, sharded=sharded)
     corpus.train = share_examples(group, corpus.directory, "train", corpus.train)
     corpus.eval = share_examples(group, corpus.directory, "eval", corpus.eval)
     portions = share_portions(group, assignment.datasets, corpus.train_counts)
     schedule = schedule_for(tuning, examples=len(corpus.train))
     adapted = model.adapt(base, assignment, tokenizer, place, total_steps=schedule.total_steps)
-    group.take_from_first(adapted.trainable)
+    adapted = sharding.settle(adapted, group, sharded=sharded)
     exporter = Exporter(assignment, files, tokenizer, corpus, reports)
     exporter.check(adapted)
     if tuning.packing:
@@ -156,6 +157,8 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     if digests is not None and curves is not None:
         finished = Finished(assignment, corpus, adapted, schedule, history, evaluation, digests.result(), ranks)
         facts = provenance(finished)
+    adapted = sharding.publishable(adapted, whole=adapted.is_whole or exporter.merges)
+    if digests is not None and curves is not None:
         output.save()
         output.keep(curves.path)
         facts["exports"] = exporter.export(adapted, output.directory)

@@ -110,6 +110,13 @@ def memory_needed(
     return found, found.weights + found.adapter + state + fullest
 
 
+def kept_bytes(customization: Mapping[str, Any], shape: ModelShape, moved: Trained) -> float:
+    """What lies in a device's memory from step to step, where the whole model does."""
+    adapter = (0.0 if moved.own else moved.count) + moved.kept
+    weights = _weights(customization, shape, WIDTHS[customization["precision"]])
+    return weights + adapter * _FP32 + moved.count * (_FP32 + _ADAM)
+
+
 def _weights(customization: Mapping[str, Any], shape: ModelShape, width: int) -> float:
     method = customization["method"]
     if method == "full":

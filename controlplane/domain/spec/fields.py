@@ -10,7 +10,7 @@ from functools import partial
 
 from controlplane.domain.spec import shapes
 from controlplane.domain.spec.field import Field, Kind
-from trainplane.backends import gguf_support
+from trainplane.backends import gguf_support, sharding
 from trainplane.backends.peft_methods import METHODS
 
 _text = partial(Field, kind=Kind.TEXT)
@@ -347,6 +347,13 @@ _TUNING = (
         max_length=65536,
         default_note="the tokenizer's own",
         doc="A chat template in Jinja, for `messages` and a tokenizer without one.",
+    ),
+    _text(
+        name="sharding",
+        choices=sharding.CHOICES,
+        default_note="`auto`",
+        doc="Whether each of the job's devices holds a part of the model instead of all of it: `full`, `none`, or "
+        "`auto`, where it does not fit one.",
     ),
 )
 

@@ -14,7 +14,7 @@ from controlplane.domain.errors import Violation
 from controlplane.domain.spec import locations, problem
 from controlplane.domain.spec.shapes import HUB_REPOSITORY
 from trainplane import backends
-from trainplane.backends import peft_config
+from trainplane.backends import peft_config, sharding
 from trainplane.backends.peft_methods import METHODS, PLACES
 
 if TYPE_CHECKING:
@@ -153,6 +153,19 @@ def _batch(seen: Seen) -> str | None:
     return f"counts examples over all devices, so must be a multiple of the {gpus} GPUs, got {batch}{said}"
 
 
+def _sharded_alone(seen: Seen) -> str | None:
+    gpus = seen.effective["resources"]["gpus"]
+    if seen.given("tuning_parameters", "sharding") != "full" or gpus > 1:
+        return None
+    return f"a model is sharded over the job's GPUs, and resources.gpus is {gpus}: ask for 2 or more, or leave it out"
+
+
+def _unsharded(seen: Seen) -> str | None:
+    if seen.given("tuning_parameters", "sharding") != "full":
+        return None
+    return sharding.problem(seen.effective["customization"]) or None
+
+
 def _export_of_prompt(name: str) -> Relation:
     def says(seen: Seen) -> str | None:
         method = seen.effective["customization"].get("method")
@@ -250,6 +263,16 @@ _RELATIONS = (
         ("tuning_parameters.batch_size", "tuning_parameters", "resources.gpus", "resources"),
         problem.CONTRADICTION,
         _batch,
+    ),
+    Relation(
+        ("tuning_parameters.sharding", "tuning_parameters", "resources.gpus", "resources"),
+        problem.CONTRADICTION,
+        _sharded_alone,
+    ),
+    Relation(
+        ("tuning_parameters.sharding", "tuning_parameters", "customization.method", "customization.precision"),
+        problem.NOT_YET_SUPPORTED,
+        _unsharded,
     ),
     Relation(
         ("customization.precision", "customization", "resources.gpus", "resources"), problem.CONTRADICTION, _half_on_cpu

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from agent.checkpoint import read_state, verified
-from tests.integration.trainer import tight_ranks
+from tests.integration.trainer import forked_ranks
 from tests.integration.trainer.attempts import Attempt
 from tests.integration.trainer.process import starting
 from tests.support.eventually import eventually
@@ -134,9 +134,9 @@ def test_one_rank_that_runs_out_of_memory_halves_its_passes_and_all_make_the_ste
     tight = Attempt(tmp_path_factory.mktemp("tight"), attempt.model)
     assign(tight)
     tight.set_ranks(2)
-    refusals = tight_ranks.train(tight.directory, ranks=2, tight=1, tokens=60)
-    assert refusals[0] == 0
-    assert refusals[1] > 0
+    found = forked_ranks.train(tight.directory, ranks=2, tight=forked_ranks.Tight(rank=1, tokens=60))
+    assert found[0]["refusals"] == 0
+    assert found[1]["refusals"] > 0
     assign(attempt)
     assert attempt.run() == 0
     steps, alone = tight.provenance["losses"]["steps"], attempt.provenance["losses"]["steps"]

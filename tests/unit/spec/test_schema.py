@@ -22,7 +22,7 @@ _SEEN = {
 }
 #: What only somebody else knows: an installation its backends, a backend its options, PEFT its configuration, a URI's
 #: scheme its meaning.
-_ELSEWHERE = ("backend", "customization.peft.config.", "datasets[0].source")
+_ELSEWHERE = ("backend", "customization.peft.config.", "datasets[0].source", "tuning_parameters.sharding")
 VALIDATOR = Draft202012Validator(json_schema())
 
 

@@ -137,8 +137,8 @@ def test_every_known_word_of_a_choice_is_taken():
                 base = changed(LOCAL, "callbacks.webhook_url", "https://example.com/")
             if (path, word) == ("base_model.provider", "s3"):
                 base = changed(LOCAL, "base_model.model_name", "s3://bucket/models/tiny/")
-            if word == "fp16":
-                base = changed(LOCAL, "resources", {"gpus": 1})
+            if word == "fp16" or (path, word) == ("tuning_parameters.sharding", "full"):
+                base = changed(LOCAL, "resources", {"gpus": 2})
             checked = check(changed(base, path, value), rules=Rules(dev_mode=True))
             assert _at(checked.sent, path) == value
 

@@ -65,6 +65,13 @@ def test_catching_everything_stands_only_where_it_must():
     assert found - reraising - allowed == set()
 
 
+def test_the_control_plane_starts_no_process_by_its_event_loop():
+    """uvloop's children are forked beside gRPC's threads, and now and then die before they are another program."""
+    forking = re.compile(r"create_subprocess|subprocess_(exec|shell)|os\.fork\b|import multiprocessing")
+    found = [relative(p) for p in OURS if relative(p).startswith("controlplane/") and forking.search(p.read_text())]
+    assert found == []
+
+
 def subclasses(of: type) -> set[type]:
     return {of, *(deeper for kind in of.__subclasses__() for deeper in subclasses(kind))}
 

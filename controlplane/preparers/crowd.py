@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import subprocess
 import sys
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,8 +16,6 @@ import structlog
 from controlplane.preparers import frames
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-
     from controlplane.engine.preparing import Asked, Prepared, Preparer
 
 CROWD = 16
@@ -51,7 +49,7 @@ class _Entrusted:
 class _Child:
     """A child's stdin, and what it owes."""
 
-    stdin: asyncio.StreamWriter
+    stdin: asyncio.WriteTransport
     waiting: list[_Entrusted] = field(default_factory=list)
     sent: deque[list[_Entrusted]] = field(default_factory=deque)
     scheduled: bool = False
@@ -74,8 +72,16 @@ class _Child:
         if not self.waiting or len(self.sent) >= FRAMES_AHEAD:
             return
         batch, self.waiting = self.waiting, []
+        self._write(batch, frames.packed([frames.asked_values(each.asked) for each in batch]))
+
+    def set_up(self, setup: tuple[Any, bytes]) -> None:
+        """Sends what comes first, and a frame of nothing, whose answer says that it is ready."""
+        self._write([], frames.packed(setup) + frames.packed([]))
+
+    def _write(self, batch: list[_Entrusted], content: bytes) -> None:
         self.sent.append(batch)
-        self.stdin.write(frames.packed([frames.asked_values(each.asked) for each in batch]))
+        if not self.stdin.is_closing():  # that the child is gone is found out where its answers are read
+            self.stdin.write(content)
 
     def owed(self) -> list[_Entrusted]:
         """Everything that it was entrusted with and has not answered."""
@@ -123,32 +129,23 @@ class CrowdPreparer:
         while True:
             await self._wanted.wait()
             try:
-                process = await self._started()
+                process = _started()
             except OSError as error:
                 _log.warning("preparer_not_started", error=str(error))
             else:
                 await self._serve(process)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _started(self) -> Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "controlplane.preparers",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if not name.startswith("TRAINPLANE_")},
-        )
-
-    async def _serve(self, process: Process) -> None:
+    async def _serve(self, process: subprocess.Popen[bytes]) -> None:
         """Until the child fails, or nobody needs it; whatever it still owes is then prepared in place."""
-        assert process.stdin is not None  # noqa: S101 - both are pipes, by `_started`
-        assert process.stdout is not None  # noqa: S101
-        child = _Child(process.stdin)
+        loop = asyncio.get_running_loop()
+        answers = asyncio.StreamReader()
+        stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, process.stdin)
+        stdout, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(answers), process.stdout)
+        child = _Child(stdin)
         try:
-            process.stdin.write(frames.packed(self._setup) + frames.packed([]))
-            child.sent.append([])
-            await self._receive(child, process.stdout, pid=process.pid)
+            child.set_up(self._setup)
+            await self._receive(child, answers, pid=process.pid)
         except (EOFError, OSError, TimeoutError) as error:
             _log.warning("preparer_lost", pid=process.pid, error=f"{type(error).__name__}: {error}")
         finally:
@@ -156,7 +153,10 @@ class CrowdPreparer:
             for entrusted in child.owed():
                 if not entrusted.answer.done():
                     entrusted.answer.set_result(None)
-            await _ended(process)
+            stdin.close()
+            stdout.close()
+            process.kill()
+            await loop.run_in_executor(None, process.wait)
 
     async def _receive(self, child: _Child, answers: asyncio.StreamReader, *, pid: int) -> None:
         """Settles frame after frame; returns after a quiet time.
@@ -200,9 +200,11 @@ class CrowdPreparer:
             entrusted.answer.set_exception(frames.refused_of(values))
 
 
-async def _ended(process: Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    await process.wait()
+def _started() -> subprocess.Popen[bytes]:
+    """A child. Not the loop's own way: uvloop forks, and gRPC has threads."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "controlplane.preparers"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("TRAINPLANE_")},
+    )

@@ -62,9 +62,9 @@ class Part:
         end = time.monotonic() + deadline_seconds
         while time.monotonic() < end:
             said = out.read_text() + self.log.read_text()[start:]
-            for line in said.splitlines():
-                if self.ready in line:
-                    self.line = line
+            for line in said.splitlines(keepends=True):
+                if self.ready in line and line.endswith("\n"):  # a part of a line may be there
+                    self.line = line.rstrip()
                     return
             assert self.process.poll() is None, f"{self.argv} ended with {self.process.returncode}:\n{said[-4000:]}"
             time.sleep(0.01)

@@ -11,10 +11,24 @@ from pathlib import Path
 
 import grpc
 
-from bench import estimates, events, first_step, machine, memory, ranks, report, start, submits, transfer, watchers
+from bench import (
+    estimates,
+    events,
+    first_step,
+    machine,
+    memory,
+    ranks,
+    report,
+    start,
+    submits,
+    training,
+    transfer,
+    watchers,
+)
 
 BENCHMARKS = {
-    module.NAME: module for module in (submits, start, first_step, events, watchers, memory, ranks, estimates, transfer)
+    module.NAME: module
+    for module in (submits, start, first_step, events, watchers, memory, ranks, estimates, training, transfer)
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
-from agent.trainer.data.batches import IGNORED, collate
+from agent.trainer.data.batches import collate
 from agent.trainer.data.order import halved, micro_batches
+from agent.trainer.entropy import summed_cross_entropy
 from agent.trainer.failures import OutOfGpuMemory
 from agent.trainer.group import ALONE
 from agent.trainer.passes import IDLE
@@ -47,9 +47,7 @@ def summed_loss(adapted: AdaptedModel, batch: MicroBatch) -> torch.Tensor:
             logits = adapted.model(input_ids=batch.ids, use_cache=False, logits_to_keep=positions, **packed).logits
         else:
             logits = adapted.model(input_ids=batch.ids, use_cache=False, **packed).logits[:, positions]
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    return summed_cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
 
 
 def mean_loss(adapted: AdaptedModel, examples: Sequence[Example], *, batch_size: int, group: Group = ALONE) -> float:

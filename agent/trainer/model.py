@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from agent.trainer.adalora import Allocation
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported
+from agent.trainer.fused import fuse
 from agent.trainer.layers import target_modules, within
 from agent.trainer.methods import Situation, peft_configuration
 from agent.trainer.passes import OwnPasses
@@ -203,6 +204,7 @@ def adapt(
         targets = () if kind.prompt else target_modules(base, customization.method, adapter)
         situation = Situation(base, targets, total_steps, tokenizer.name_or_path)
         model = _with_adapter(customization, situation, name=assignment.model.name)
+        fuse(model)
     else:
         model, targets = _whole(base, adapter.trainable_layers, name=assignment.model.name)
     if customization.method == "layernorm":

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Tokens, padding included, that the trainer computes in one pass at most, unless one example alone is longer.
 CPU_PASS_TOKENS = 512
 GPU_PASS_TOKENS = 16384
+#: Numbers of logits that the loss takes at a time, in fp32.
+CPU_LOSS_NUMBERS = 1 << 20
+GPU_LOSS_NUMBERS = 1 << 25
 
 _FP32 = 4
 WIDTHS = {"bf16": 2, "fp16": 2, "fp32": _FP32}
@@ -95,7 +98,9 @@ def memory_needed(
     else:
         activations = block * shape.layers + outside
         recomputed = kept.flowing() * made.tokens
-    logits = made.rows * made.logits * shape.vocabulary * 3 * _FP32
+    numbers = made.rows * made.logits * shape.vocabulary
+    piece = min(numbers, GPU_LOSS_NUMBERS if made.on_gpu else CPU_LOSS_NUMBERS)
+    logits = numbers * 2 * width + piece * 2 * _FP32
     gradients = moved.count * _FP32
     found = Memory(
         weights=weights + kept.casts(),
@@ -215,7 +220,7 @@ class _Kept:
         if self.method == "ia3":
             return self._scaled() * self.width
         rank = int(self.customization.get("rank", 0))
-        narrow = rank * sum(self._per_block(each) for each in self.moved.linears) * _FP32
+        narrow = rank * sum(self._per_block(each) for each in self.moved.linears) * self._inner
         if self.method == "vera":
             return outputs + narrow
         if self.method in {"oft", "boft"}:
@@ -233,12 +238,20 @@ class _Kept:
             for each in self.moved.linears
         )
 
+    @property
+    def _inner(self) -> int:
+        """Bytes of a number inside an adapter: plain LoRA computes in what flows by, all others in fp32."""
+        plain = self.method == "lora" and not self._config("use_dora", default=False)
+        fused = plain and self.customization["precision"] != "fp16" and self.shape.config.get("model_type") != "gpt2"
+        return self.width if fused else _FP32
+
     def _inputs(self) -> float:
-        """Inputs of adapters, which compute in fp32: one for all that share it, or a copy or a dropped one for each."""
+        """Inputs of adapters: one for all that share it, or a copy of another type or a dropped one for each."""
         drops = bool(self.customization.get("lora_dropout"))
-        if not drops and self.width == _FP32:
-            return self._shared_inputs(self.moved.linears, _FP32)
-        each_one = _FP32 + (self._mask_bytes() if drops else 0)
+        if not drops and self.width == self._inner:
+            return self._shared_inputs(self.moved.linears, self._inner)
+        mask = 1 if self.made.on_gpu else self._inner
+        each_one = self._inner + (mask if drops else 0)
         return sum(each.inputs * self._per_block(each) for each in self.moved.linears) * each_one
 
     def _shared_inputs(self, linears: Iterable[Linear], width: int) -> float:

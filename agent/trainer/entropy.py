@@ -50,5 +50,5 @@ def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
         logits: (positions, vocabulary), in any floating type.
         targets: one for each position.
     """
-    total: torch.Tensor = _Summed.apply(logits, targets)
+    total: torch.Tensor = _Summed.apply(logits, targets)  # type: ignore[no-untyped-call]
     return total

@@ -53,18 +53,19 @@ class _Adapted(torch.autograd.Function):
         return into_x, into_seen, None, into_narrow.T @ seen.flatten(0, -2), flat.T @ narrow
 
 
-class _Fused(Linear):  # type: ignore[misc]
+class _Fused(Linear):
     """PEFT's layer with another forward pass, for as long as it is in plain use."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        weight, bias = self.base_layer.weight, self.base_layer.bias
+        base: Any = self.base_layer
+        weight, bias = base.weight, base.bias
         if args or kwargs or self.merged or self.disable_adapters or x.dtype != weight.dtype:
             return super().forward(x, *args, **kwargs)
         dropout = self.lora_dropout[ADAPTER]
         drops = self.training and isinstance(dropout, torch.nn.Dropout)
         down = self.lora_A[ADAPTER].weight.to(x.dtype)
         up = (self.lora_B[ADAPTER].weight * self.scaling[ADAPTER]).to(x.dtype)
-        y: torch.Tensor = _Adapted.apply(x, dropout(x) if drops else None, weight, down, up)
+        y: torch.Tensor = _Adapted.apply(x, dropout(x) if drops else None, weight, down, up)  # type: ignore[no-untyped-call]
         return y if bias is None else y + bias
 
 

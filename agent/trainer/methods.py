@@ -57,6 +57,11 @@ def peft_configuration(customization: Customization, situation: Situation) -> An
     return getattr(peft, kind.config_class)(task_type="CAUSAL_LM", **fields)
 
 
+def _lora(fields: dict[str, Any], _customization: Customization, _situation: Situation) -> None:
+    if fields.get("init_lora_weights") == "eva":
+        fields.setdefault("eva_config", {})
+
+
 def _adalora(fields: dict[str, Any], customization: Customization, situation: Situation) -> None:
     del fields["r"]  # AdaLoRA has two ranks of its own, and PEFT warns of this one
     rank, steps = customization.adapter.rank, situation.total_steps
@@ -105,6 +110,9 @@ def _prompt(fields: dict[str, Any], customization: Customization, situation: Sit
 
 
 _MORE: dict[str, Callable[[dict[str, Any], Customization, Situation], None]] = {
+    "lora": _lora,
+    "qlora": _lora,
+    "dora": _lora,
     "adalora": _adalora,
     "ia3": _ia3,
     "oft": _oft,

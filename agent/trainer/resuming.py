@@ -208,7 +208,8 @@ def identity(uid: str, examples: Sequence[Example], *, world_size: int, beginnin
         uid: the job's; its spec never changes.
         examples: all that it trains on.
         world_size: its ranks.
-        beginning: the fresh adapter, where the base model was changed with it (PiSSA): made anew, it must be the same.
+        beginning: the fresh adapter, where the base model was changed with it (PiSSA): made anew, it must be the same;
+            or what ranks it has, where the data says so (EVA).
     """
     digest = sha256(f"{uid}/{world_size}/{len(examples)}".encode())
     for example in examples:

@@ -54,7 +54,8 @@ def wanted(assignment: Assignment, files: ModelFiles, place: Device, group: Grou
         NotYetSupported: it should be, and what is trained cannot be.
     """
     asked = assignment.tuning.sharding
-    block = {"method": assignment.customization.method, "precision": assignment.customization.precision}
+    custom = assignment.customization
+    block = {"method": custom.method, "precision": custom.precision, "peft": {"config": custom.adapter.config}}
     problem = rule.problem(block)
     if asked == rule.FULL and problem:
         raise NotYetSupported(f"tuning_parameters.sharding: {problem}")

@@ -30,7 +30,9 @@ from agent.trainer.stopping import STOP
 from agent.wording import place_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    import torch
 
     from agent.trainer.assignment import Assignment, Tuning
     from agent.trainer.group import Group
@@ -82,7 +84,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank
 ) -> None:
     """The part that needs torch."""
-    from agent.trainer import device, model, sharding
+    from agent.trainer import device, eva, model, sharding
     from agent.trainer.data.sharing import share_examples, share_portions
     from agent.trainer.exporting import Exporter
     from agent.trainer.group import join
@@ -110,6 +112,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     portions = share_portions(group, assignment.datasets, corpus.train_counts)
     schedule = schedule_for(tuning, examples=len(corpus.train))
     adapted = model.adapt(base, assignment, tokenizer, place, total_steps=schedule.total_steps)
+    eva.begin(adapted, corpus.train, portions, seed=tuning.seed, group=group, reports=reports)
     adapted = sharding.settle(adapted, group, sharded=sharded)
     exporter = Exporter(assignment, files, tokenizer, corpus, reports)
     exporter.check(adapted)
@@ -176,11 +179,17 @@ def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, 
 
 
 def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Checkpointing:
+    from agent.trainer import eva
     from agent.trainer.resuming import Checkpointing, identity
 
     roots = [rank.directory / DIRECTORY]
     if assignment.resume_from:
         roots.append(Path(assignment.resume_from))
+    beginning: Sequence[torch.Tensor] = ()
+    if trainer.adapted.moves_base:
+        beginning = trainer.parameters
+    elif eva.begins_from_data(trainer.adapted):
+        beginning = eva.ranks(trainer.adapted)
     return Checkpointing(
         roots,
         # Only the rank that looks for a checkpoint compares.
@@ -188,7 +197,7 @@ def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Check
             assignment.uid,
             trainer.examples,
             world_size=trainer.group.size,
-            beginning=trainer.parameters if trainer.adapted.moves_base else (),
+            beginning=beginning,
         )
         if trainer.group.first
         else "",

@@ -142,7 +142,7 @@ def _least(need: Requirement, free: Sequence[Capacity]) -> str:
     return (
         f"needs at least {need.device_bytes / 2**30:.1f} GiB of memory on each {which}, for its weights and what is "
         f"trained of them; the largest {which} has {_largest_share(anyhow, known) / 2**30:.1f} GiB: train with method "
-        "qlora or a smaller model, or add such a device"
+        "qlora, a smaller model or more GPUs, or add such a device"
     )
 
 

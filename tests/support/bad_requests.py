@@ -427,7 +427,7 @@ def _peft_config() -> Iterator[BadRequest]:
         ("bias", "all", "CONTRADICTION"),
         ("modules_to_save", ["lm_head"], "CONTRADICTION"),
         ("init_lora_weights", "loftq", "NOT_YET_SUPPORTED"),
-        ("init_lora_weights", "eva", "NOT_YET_SUPPORTED"),
+        ("init_lora_weights", "lora_ga", "NOT_YET_SUPPORTED"),
         ("init_lora_weights", "corda", "NOT_YET_SUPPORTED"),
         ("init_lora_weights", "pissa_niter_4", "NOT_YET_SUPPORTED"),
         ("init_lora_weights", "turbo", "UNKNOWN_VALUE"),

@@ -47,12 +47,19 @@ _RESULTS = {("ADALORA", "rank_pattern"): "is what AdaLoRA finds out"}
 
 #: Initialisations that take their part out of the base weights; what is published is converted to plain LoRA.
 MOVES_BASE = ("pissa", "olora")
-_READY = ("gaussian", "olora", "orthogonal", "pissa")
+_READY = ("eva", "gaussian", "olora", "orthogonal", "pissa")
 _NOT_READY = {
     "loftq": "needs a CUDA device before the training",
     "corda": "needs a pass over the data before the training",
-    "eva": "needs a pass over the data before the training",
     "lora_ga": "needs a pass over the data before the training",
+}
+#: Fields of PEFT's EvaConfig: numbers with their bounds, or true and false.
+_EVA: dict[str, tuple[float, float] | None] = {
+    "rho": (1, 16),
+    "tau": (0, 1),
+    "use_label_mask": None,
+    "whiten": None,
+    "adjust_scaling_factors": None,
 }
 _WORDS = {
     "bool": "true or false",
@@ -60,6 +67,7 @@ _WORDS = {
     "float": "a number",
     "str": "a text",
     "dict": "an object",
+    "object": "an object",
     "list[int]": "a list of whole numbers",
     "list[str]": "a list of texts",
 }
@@ -69,6 +77,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "str": (str,),
     "dict": (dict,),
+    "object": (dict,),
 }
 _SHOWN = 60
 _RANKS = (1, 1024)
@@ -167,7 +176,7 @@ def _field(method: Method, key: str, value: Any) -> Finding | None:
         reason = "UNKNOWN_VALUE" if isinstance(value, str) and any(kind[0] == "'" for kind in kinds) else "WRONG_TYPE"
         return (at, reason, f"must be {' or '.join(_WORDS.get(kind, kind) for kind in kinds)}")
     content = _content(key, value)
-    return (at, *content) if content else None
+    return (at, *content) if content else (_eva(at, value) if key == "eva_config" else None)
 
 
 def _initialisation(value: str) -> str | None:
@@ -187,6 +196,23 @@ def _is(value: Any, kind: str) -> bool:
     if kind in _TYPES:
         return type(value) in _TYPES[kind] and value != ""
     return isinstance(value, str) and kind == f"'{value}'"
+
+
+def _eva(at: str, value: Mapping[str, Any]) -> Finding | None:
+    """What is wrong with `eva_config`."""
+    for name, each in value.items():
+        if name not in _EVA:
+            shown = name[:_SHOWN] if isinstance(name, str) and name.isidentifier() else ascii(name)[:_SHOWN]
+            return (f"{at}.{shown}", "UNKNOWN_FIELD", f"there are {', '.join(sorted(_EVA))}")
+        bounds = _EVA[name]
+        if bounds is None and type(each) is not bool:
+            return (f"{at}.{name}", "WRONG_TYPE", f"must be {_WORDS['bool']}")
+        if bounds is not None:
+            if type(each) not in {int, float}:
+                return (f"{at}.{name}", "WRONG_TYPE", f"must be {_WORDS['float']}")
+            if (problem := _bounded(each, *bounds, False)) is not None:
+                return (f"{at}.{name}", *problem)
+    return None
 
 
 def _content(key: str, value: Any) -> tuple[str, str] | None:
@@ -262,6 +288,16 @@ def _of_sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield size, f"is 0 only where {number} says how many blocks there are"
 
 
+def _of_eva(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if config.get("init_lora_weights") != "eva":
+        if config.get("eva_config") is not None:
+            yield "eva_config", "goes with init_lora_weights `eva`"
+        return
+    for name in ("rank_pattern", "alpha_pattern"):
+        if config.get(name):
+            yield name, "is what init_lora_weights `eva` finds out: leave one of them out"
+
+
 def _of_lora(method: str, custom: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("bias", "modules_to_save"):
         if config.get(name) not in (None, "none", []) and custom.get("precision", "bf16") != "fp32":
@@ -269,6 +305,7 @@ def _of_lora(method: str, custom: Mapping[str, Any], config: Mapping[str, Any]) 
             yield name, "trains weights of the base model, which only customization.precision `fp32` does without loss"
     if config.get("lora_bias") and (config.get("use_dora") or isinstance(config.get("init_lora_weights"), str)):
         yield "lora_bias", "goes with neither use_dora nor another init_lora_weights than true: leave one of them out"
+    yield from _of_eva(config)
     if config.get("init_lora_weights") in MOVES_BASE:
         if method == "qlora":
             yield "init_lora_weights", "changes the base weights, which method `qlora` has quantized: use `lora`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from trainplane.backends import sharding
 from trainplane.backends.estimate import Estimate
 from trainplane.backends.memory import WIDTHS, memory_needed, one_pass
 from trainplane.backends.model_shape import ModelShape, UnknownShape
@@ -78,16 +79,21 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
 def least_device_bytes(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> float:
     """What each GPU must hold for a single row of a few tokens: weights, what is trained, its gradient and averages.
 
-    Whoever has less cannot train it: the trainer makes its passes as small as they must be, but not these. 0: unknown.
+    Whoever has less cannot train it: the trainer makes its passes as small as they must be, but not these. Of a model
+    that may be sharded it is each device's part. 0: unknown.
     """
     shape, moved = _model(spec, seen, {})
     if shape is None or moved is None:
         return 0.0
     row = one_pass(batch=1, longest=_SHORT_ROW, virtual=0, trained_share=0.0, on_gpu=True)
+    devices = int(spec["resources"].get("gpus") or 0)
+    asked = spec["tuning_parameters"].get("sharding", sharding.AUTO)
+    splits = devices > 1 and asked != sharding.NONE and not sharding.problem(spec["customization"])
     try:
-        return memory_needed(spec["customization"], spec["tuning_parameters"], shape, moved, row)[1]
+        least = memory_needed(spec["customization"], spec["tuning_parameters"], shape, moved, row)[1]
     except UnknownShape:
         return 0.0
+    return least / devices if splits else least
 
 
 def _model(

@@ -60,6 +60,7 @@ _LORA_ACCEPTED = frozenset(
         *_BLOCKS,
         "alpha_pattern",
         "bias",
+        "eva_config",
         "fan_in_fan_out",
         "init_lora_weights",
         "lora_bias",

@@ -101,6 +101,8 @@ def trained(customization: Mapping[str, Any], whole: ModelShape) -> Trained:
     config = peft_config.further(customization) if METHODS[method].peft_type else {}
     layers = [*customization.get("trainable_layers", ()), *_blocks(config.pop("layers_to_transform", []))]
     inside = whole.within(_share(layers, whole)) if layers else whole
+    if config.get("init_lora_weights") == "eva" and (config.get("eva_config") or {}).get("rho", 2.0) > 1:
+        raise UnknownShape("customization.peft.config.init_lora_weights `eva` finds the layers' ranks in the data")
     for name in ("modules_to_save", "rank_pattern", "exclude_modules"):
         if config.get(name):
             raise UnknownShape(f"customization.peft.config.{name} is not reckoned with")

@@ -119,16 +119,17 @@ async def test_a_model_that_fits_no_known_device_says_so_at_once_and_waits_for_o
     [
         (seen(50), {"customization": {"method": "qlora"}}),
         (seen(30), {}),
+        (seen(50), {"resources": {"gpus": 2}}),
         (seen(50), {"resources": {"gpus": 0}}),
         ("{}", {}),
         ("[1", {}),
     ],
-    ids=["quantized", "smaller", "without a GPU", "nothing seen", "nonsense"],
+    ids=["quantized", "smaller", "sharded over two", "without a GPU", "nothing seen", "nonsense"],
 )
 async def test_a_model_that_fits_or_is_not_known_is_placed(tmp_path, facts, changes):
     async with world(tmp_path) as here:
         here.probes.answers["gpu-01"] = Probed("PASSED", facts=facts)
-        await Agent(here, gpus=1).sync()
+        await Agent(here, gpus=2).sync()
         async with here.loops(*LOOPS):
             await here.submit("j", **{**HUB, "resources": {"gpus": 1}, **changes})
             await asyncio.sleep(2)

@@ -24,6 +24,8 @@ TAKEN = [
     {"init_lora_weights": "gaussian"},
     {"init_lora_weights": "orthogonal"},
     {"init_lora_weights": "pissa", "rank_pattern": {"q_proj": 4}},
+    {"init_lora_weights": "eva"},
+    {"init_lora_weights": "eva", "eva_config": {"rho": 1, "tau": 0.9, "use_label_mask": False, "whiten": True}},
     {"init_lora_weights": "olora", "use_rslora": True},
     {"rank_pattern": {r"layers\.[01]\..*": 1024}, "alpha_pattern": {"v_proj": 0.5}},
     {"layers_to_transform": 0},
@@ -54,6 +56,9 @@ def test_weights_of_the_base_are_trained_in_fp32_only(config: dict[str, Any]):
         ({"peft": {"config": {"init_lora_weights": "pissa", "use_dora": True}}}, "use_dora"),
         ({"peft": {"config": {"init_lora_weights": "olora", "use_rslora": True, "rank_pattern": {"q": 2}}}}, "use_rslora"),
         ({"peft": {"config": {"lora_bias": True, "use_dora": True}}}, "lora_bias"),
+        ({"peft": {"config": {"lora_bias": True, "init_lora_weights": "eva"}}}, "lora_bias"),
+        ({"peft": {"config": {"eva_config": {}}}}, "eva_config"),
+        ({"peft": {"config": {"init_lora_weights": "eva", "rank_pattern": {"q_proj": 4}}}}, "rank_pattern"),
         ({"peft": {"config": {"lora_bias": True, "init_lora_weights": "gaussian"}}}, "lora_bias"),
     ],
 )  # fmt: skip
@@ -61,6 +66,25 @@ def test_what_cannot_be_had_together_is_told_once(customization: dict[str, Any],
     assert [(found[0], found[1]) for found in problems(customization)] == [
         (f"customization.peft.config.{field}", "CONTRADICTION")
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "reason"),
+    [
+        (5, "", "WRONG_TYPE"),
+        ({"rho": 0.5}, ".rho", "OUT_OF_RANGE"),
+        ({"rho": 17}, ".rho", "OUT_OF_RANGE"),
+        ({"rho": True}, ".rho", "WRONG_TYPE"),
+        ({"tau": 1.1}, ".tau", "OUT_OF_RANGE"),
+        ({"whiten": 1}, ".whiten", "WRONG_TYPE"),
+        ({"label_mask_value": 5}, ".label_mask_value", "UNKNOWN_FIELD"),
+        ({"roh": 2}, ".roh", "UNKNOWN_FIELD"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_an_eva_config_is_told_by_its_field(config: Any, field: str, reason: str):
+    ((told, said, _),) = problems({"peft": {"config": {"init_lora_weights": "eva", "eva_config": config}}})
+    assert (told, said) == (f"customization.peft.config.eva_config{field}", reason)
 
 
 OF_METHODS = [

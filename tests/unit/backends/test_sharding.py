@@ -10,7 +10,11 @@ from trainplane.backends.sharding import CHOICES, problem, shards
 
 GIB = float(2**30)
 LORA = {"method": "lora", "precision": "bf16"}
-REFUSED = [{"method": "qlora", "precision": "bf16"}, {"method": "full", "precision": "fp16"}]
+REFUSED: list[dict[str, Any]] = [
+    {"method": "qlora", "precision": "bf16"},
+    {"method": "full", "precision": "fp16"},
+    {"method": "lora", "precision": "bf16", "peft": {"config": {"init_lora_weights": "eva"}}},
+]
 
 
 def decide(asked: str = "auto", customization: dict[str, Any] | None = None, **changes: Any) -> bool:

@@ -120,7 +120,7 @@ def test_a_job_goes_where_its_model_fits_and_says_what_the_largest_device_has_wh
     said = why_not(need, capacities([small], []))
     assert said == (
         "needs at least 60.0 GiB of memory on each A100, for its weights and what is trained of them; the largest A100 "
-        "has 40.0 GiB: train with method qlora or a smaller model, or add such a device"
+        "has 40.0 GiB: train with method qlora, a smaller model or more GPUs, or add such a device"
     )
     # What is wanting otherwise is said as ever.
     assert why_not(replace(need, gpu_type="H100"), capacities(nodes, [])) == "needs 1 x H100; no node has H100"

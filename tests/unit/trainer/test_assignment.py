@@ -135,7 +135,7 @@ REFUSED = [
     ({"customization": {"target_modules": [1]}}, ConfigInvalid, "customization.target_modules"),
     ({"customization": {"peft": {"use": False}}}, ConfigInvalid, "customization.peft.use"),
     ({"customization": {"peft": {"config": {"use_rslora": 1}}}}, ConfigInvalid, "customization.peft.config.use_rslora"),
-    ({"customization": {"peft": {"config": {"init_lora_weights": "eva"}}}}, NotYetSupported, "customization.peft.config.init_lora_weights"),
+    ({"customization": {"peft": {"config": {"init_lora_weights": "corda"}}}}, NotYetSupported, "customization.peft.config.init_lora_weights"),
     ({"customization": {"peft": {"config": {"task_type": "SEQ_CLS"}}}}, NotYetSupported, "customization.peft.config.task_type"),
     ({"datasets": []}, ConfigInvalid, "datasets"),
     ({"datasets": ["x"]}, ConfigInvalid, "datasets[0]"),

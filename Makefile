@@ -31,8 +31,10 @@ demo: $(STAMP)  ## fine-tune a real model on this machine, end to end
 system-packages:
 	@sh tests/support/install_system_packages.sh
 
+# One more than the cores that CI has: many tests wait for processes more than they compute.
+WORKERS ?= 3
 test: $(STAMP) system-packages  ## every test that can run on this machine
-	$(BIN)/pytest -n 2 --dist worksteal tests
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal tests
 
 lint: $(STAMP)  ## style, types, import contracts, protos, fresh generated code
 	$(BIN)/ruff check .

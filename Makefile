@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint gen bench system-packages
+.PHONY: help install demo test sweep lint gen bench system-packages
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -35,6 +35,9 @@ system-packages:
 WORKERS ?= 3
 test: $(STAMP) system-packages  ## every test that can run on this machine
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal tests
+
+sweep: $(STAMP)  ## kill trainings at many instants, and see each go on elsewhere to the same bytes (SWEEP_SEED=17)
+	SWEEP=whole $(BIN)/pytest -q tests/integration/trainer/test_kills.py
 
 lint: $(STAMP)  ## style, types, import contracts, protos, fresh generated code
 	$(BIN)/ruff check .

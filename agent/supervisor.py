@@ -39,6 +39,7 @@ _JOURNAL = "journal"
 #: For what the trainers of an agent that exits have kept, after they are gone.
 _STORE_LIMIT = timedelta(seconds=32)
 _LOOK_SECONDS = 0.2
+_BETWEEN_STEPS_SECONDS = 0.01
 #: The child that ships the log to `log_uri` must not compete with the trainer's start.
 _LOG_CHILD_DELAY_SECONDS = 2.0
 
@@ -159,11 +160,10 @@ class Supervisor:
             async with asyncio.timeout(limit.total_seconds()):
                 while left := [owned for owned in among if not done(owned)]:
                     steps = [owned.stepping[1] for owned in left if owned.stepping]
-                    await (
-                        asyncio.wait(steps, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
-                        if steps
-                        else asyncio.sleep(0)
-                    )
+                    if steps:
+                        await asyncio.wait(steps, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
+                    else:
+                        await asyncio.sleep(_BETWEEN_STEPS_SECONDS)
 
     def _recovered(self, key: AttemptKey) -> Run:
         journal, runner = self.collaborators.journal, self.collaborators.runner

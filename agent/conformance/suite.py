@@ -30,6 +30,8 @@ PROGRESS |= {"gpu_memory_bytes", "remaining_seconds"}
 WRITTEN = {"reports.jsonl", "logs", "heartbeat", "rendezvous", "checkpoints", "output", "tensorboard"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 GRACE_SECONDS = 10.0
+LAST_CHECKPOINT_SECONDS = 30.0
+RARELY = {"tuning_parameters": {"checkpoint_steps": 10_000_000}}
 TERMINATED_STATUS = 143
 _T = TypeVar("_T")
 
@@ -230,9 +232,33 @@ def test_sigterm_ends_it_with_143_and_no_last_word(subject: Subject, runs: Any) 
     run = runs(subject.for_ever)
     run.until_it_trains()
     run.process.send_signal(signal.SIGTERM)
-    assert run.end(GRACE_SECONDS) == TERMINATED_STATUS
+    assert run.end(LAST_CHECKPOINT_SECONDS + GRACE_SECONDS) == TERMINATED_STATUS
     assert not {"failed", "finished"} & {report["kind"] for report in run.reports}
     assert run.left() == []
+
+
+@_of_trainers
+def test_at_sigterm_it_keeps_the_step_that_it_was_in(subject: Subject, runs: Any) -> None:
+    if not subject.trains:
+        pytest.skip("it writes no checkpoint but where it is told to")
+    run = runs(subject.for_ever, RARELY)
+    run.until_it_trains()
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end(LAST_CHECKPOINT_SECONDS + GRACE_SECONDS) == TERMINATED_STATUS
+    [kept] = run.checkpoints
+    assert [told["step"] for told in run.said("checkpoint")] == [int(kept.name)]
+    points = [step for told in run.said("metrics") for step in told["series"]["step"] if "loss" in told["series"]]
+    assert points == list(range(1, int(kept.name) + 1)), "what is told of the steps until then is not told again"
+
+
+@_of_trainers
+def test_where_no_last_checkpoint_is_wanted_it_ends_within_the_grace(subject: Subject, runs: Any) -> None:
+    run = runs(subject.for_ever, RARELY)
+    run.until_it_trains()
+    (run.directory / "stop.json").write_text('{"reason": "CANCELLED", "own": false, "checkpoint": false}')
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end(GRACE_SECONDS) == TERMINATED_STATUS
+    assert run.checkpoints == []
 
 
 def test_sigterm_ends_it_also_while_it_is_still_beginning(subject: Subject, runs: Any) -> None:

@@ -27,7 +27,7 @@ class EmbeddingNoise:
         self._alpha = alpha
         self._lengths: torch.Tensor | None = None
         if alpha:
-            adapted.model.get_base_model().get_input_embeddings().register_forward_hook(self._add)
+            adapted.base.get_input_embeddings().register_forward_hook(self._add)
 
     def expect(self, batch: MicroBatch) -> None:
         """Say what the next pass goes over."""

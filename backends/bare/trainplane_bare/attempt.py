@@ -44,8 +44,10 @@ def run(attempt_directory: str, *, alone: bool = True) -> int:
     try:
         plan = plans.read(Path(attempt_directory))
         if alone:
-            reports.watch(plan.deadline_seconds)
-        _train(plan, Path(attempt_directory), reports)
+            reports.watch(plan.deadline_seconds, plan.grace_seconds)
+        ended_at = _train(plan, Path(attempt_directory), reports)
+        if ended_at:
+            return reports.end(ended_at)
     except Exception as error:
         reason, message = described(error)
         log.exception("failed reason=%s", reason)
@@ -55,7 +57,8 @@ def run(attempt_directory: str, *, alone: bool = True) -> int:
     return 0
 
 
-def _train(plan: Plan, directory: Path, reports: Reports) -> None:
+def _train(plan: Plan, directory: Path, reports: Reports) -> int:
+    """The step after which it was asked to end early; 0: it went to its end."""
     # Before torch is imported: it reads them once.
     os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(plan.devices)}
     reports.phase("FETCHING_MODEL")
@@ -78,6 +81,7 @@ def _train(plan: Plan, directory: Path, reports: Reports) -> None:
         reports.warning("CHECKPOINT_UNUSABLE", f"the checkpoint of step {path.name} is passed over: {why}")
 
     def saved(facts: dict[str, Any]) -> None:
+        meter.plot()
         reports.append("checkpoint", **facts)
 
     found = next(checkpoint.usable(roots, identity, passed_over), None)
@@ -86,13 +90,18 @@ def _train(plan: Plan, directory: Path, reports: Reports) -> None:
     reports.phase("TRAINING", "" if found is None else f"goes on from the checkpoint of step {found.step}")
     log.info("examples=%d steps=%d adapters=%d device=%s", len(examples), loop.total_steps, len(adapters), loop.device)
     meter = Meter(reports, loop, plan.steps_per_epoch(len(examples)))
-    loop.run(meter.on_step, wish(plan), saved, roots[0], identity)
+    reports.heeding = True
+    whole = loop.run(meter.on_step, wish(plan), saved, roots[0], identity, asked=lambda: reports.asked)
+    reports.heeding = False
+    if not whole:
+        return len(loop.losses)
     _write(
         directory / "output",
         adapters,
         plan,
         _provenance(plan, files, datasets, loop, 0 if found is None else found.step),
     )
+    return 0
 
 
 def _examples(plan: Plan, files: ModelFiles, datasets: Sequence[Dataset], reports: Reports) -> list[Example]:

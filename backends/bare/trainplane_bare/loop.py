@@ -90,8 +90,10 @@ class Loop:
         on_checkpoint: Callable[[dict[str, Any]], None],
         root: Path,
         identity: str,
-    ) -> None:
-        """Make the steps that are left.
+        *,
+        asked: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Make the steps that are left; False: it was asked to end before, and has written a last checkpoint.
 
         Args:
             on_step: told of each.
@@ -99,6 +101,7 @@ class Loop:
             on_checkpoint: told what is reported of each.
             root: where they go.
             identity: what they say of themselves.
+            asked: whether it is to end after the step that it has made.
 
         Raises:
             Failure: LOSS_NOT_FINITE, before the weights are touched.
@@ -108,8 +111,12 @@ class Loop:
             step = self._step(number)
             self.losses.append(step.loss)
             on_step(step)
-            if number < self.total_steps and checkpoints(number):
+            ending = asked()
+            if ending or (number < self.total_steps and checkpoints(number)):
                 on_checkpoint(self._save(root, identity))
+            if ending:
+                return False
+        return True
 
     def resume(self, found: checkpoint.Checkpoint) -> None:
         """Go on from a checkpoint as if nothing had happened."""
@@ -237,12 +244,17 @@ class Meter:
         point = (step.number, round(step.loss, 6), step.learning_rate, round(step.grad_norm, 6), speed)
         self._points.append(point)
         if last or len(self._points) == 500 or now - self._plotted_at >= 5:
+            self.plot()
+        if last or step.number == len(self._loop.losses) == 1 or now - self._told_at >= 1:
+            self._tell(step, now)
+
+    def plot(self) -> None:
+        """Tell the points that were not told yet; before a checkpoint, for its steps are not made again."""
+        if self._points:
             names = ("step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
             columns = map(list, zip(*self._points, strict=True))
             self._reports.append("metrics", series=dict(zip(names, columns, strict=True)))
-            self._points, self._plotted_at = [], now
-        if last or step.number == len(self._loop.losses) == 1 or now - self._told_at >= 1:
-            self._tell(step, now)
+        self._points, self._plotted_at = [], time.monotonic()
 
     def _tell(self, step: Step, now: float) -> None:
         on_gpu = self._loop.device.type == "cuda"

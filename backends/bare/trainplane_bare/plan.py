@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 from trainplane_bare.engine import MICRO_BATCH_SIZE, Bare
 from trainplane_bare.failure import Failure
 
+GRACE_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -33,6 +35,8 @@ class Plan:
     uid: str
     devices: tuple[str, ...]
     deadline_seconds: float | None
+    grace_seconds: float
+    """At the deadline and at SIGTERM: for the step that is being made, and a last checkpoint."""
     resume_from: str
     model_path: Path
     model_name: str
@@ -101,6 +105,7 @@ def _plan(document: dict[str, Any], inputs: dict[str, Any] | None) -> Plan:
         uid=document.get("uid", ""),
         devices=tuple(map(str, document.get("devices", ()))),
         deadline_seconds=document.get("deadline_seconds"),
+        grace_seconds=GRACE_SECONDS if (grace := document.get("checkpoint_grace_seconds")) is None else grace,
         resume_from=document.get("resume_from", ""),
         model_path=Path(model["path"]),
         model_name=model["name"],

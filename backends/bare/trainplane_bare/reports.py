@@ -1,7 +1,8 @@
 """What the trainer says: lines of JSON, one `write(2)` each; and its end, told or asked for.
 
-SIGTERM is blocked and awaited by a thread, which ends the process whatever the main thread computes; so does the
-deadline.
+SIGTERM is blocked and awaited by a thread; so is the deadline. A loop that makes steps is asked for a last checkpoint
+first (`asked`), for as long as the assignment gives it; then, and anywhere else at once, the thread ends the process,
+whatever the main thread computes.
 """
 
 import json
@@ -33,8 +34,15 @@ class Reports:
         self._descriptor = os.open(attempt_directory + "/reports.jsonl", flags, 0o600)
         self._heartbeat = attempt_directory + "/heartbeat"
         self._beat_at = 0.0
+        self._directory = attempt_directory
         self._lock = threading.Lock()
         self._ended = False
+        self.heeding = False
+        """Whether a loop makes steps, and looks after each whether it is asked to end."""
+        self.asked = False
+        """Whether the loop is to end, after a last checkpoint; `end` is next."""
+        self._over = ""
+        """The message of the deadline, if it was that which asked."""
 
     def append(self, kind: str, **fields: "Any") -> bool:
         """One line; False after the terminal one."""
@@ -67,18 +75,47 @@ class Reports:
         """The end, if it was not told before."""
         return self.append("failed", reason=reason, message=message[:MESSAGE_LIMIT])
 
-    def watch(self, deadline_seconds: float | None) -> None:
-        """End the process at SIGTERM and at the deadline. Call while there is one thread: others inherit its mask."""
+    def watch(self, deadline_seconds: float | None, grace_seconds: float) -> None:
+        """End the process at SIGTERM and at the deadline. Call while there is one thread: others inherit its mask.
+
+        Args:
+            deadline_seconds: from now; None: none.
+            grace_seconds: for the step that is being made, and a last checkpoint.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         seconds = LONGEST_SECONDS if deadline_seconds is None else min(max(0.0, deadline_seconds), LONGEST_SECONDS)
-        threading.Thread(target=self._await, args=(seconds,), daemon=True).start()
+        threading.Thread(target=self._await, args=(seconds, grace_seconds), daemon=True).start()
 
-    def _await(self, seconds: float) -> None:
+    def end(self, step: int) -> int:
+        """The end that was asked for, after the checkpoint of a step; the exit status."""
+        if not self._over:
+            return TERMINATED_STATUS
+        self.failed("DEADLINE_EXCEEDED", f"{self._over}; the state after step {step} is kept as a checkpoint")
+        return FAILED_STATUS
+
+    def _await(self, seconds: float, grace: float) -> None:
         told = signal.sigtimedwait({signal.SIGTERM}, seconds) is not None
+        if not told:
+            self._over = (
+                f"resources.max_duration_minutes: the {seconds:.0f} s that were left for this job at its start are over"
+            )
+        end = time.monotonic() + grace
+        while self.heeding and not self._ended and grace and not (told and self._hurried()):
+            self.asked = True
+            told = signal.sigtimedwait({signal.SIGTERM}, max(0.0, end - time.monotonic())) is not None
+            if not told:
+                break
         if self._ended:
             return
-        if told:
+        if not self._over or (told and self._hurried()):
             os._exit(TERMINATED_STATUS)
-        over = f"resources.max_duration_minutes: the {seconds:.0f} s that were left for this job at its start are over"
-        if self.failed("DEADLINE_EXCEEDED", over):
+        if self.failed("DEADLINE_EXCEEDED", self._over):
             os._exit(FAILED_STATUS)
+
+    def _hurried(self) -> bool:
+        """Whether who stops the attempt wants no last checkpoint."""
+        try:
+            with open(self._directory + "/stop.json", "rb") as file:  # noqa: PTH123 - as above
+                return not json.load(file).get("checkpoint", True)
+        except (OSError, ValueError, AttributeError):
+            return False

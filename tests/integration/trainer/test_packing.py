@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,11 +186,16 @@ def test_noise_is_within_each_document_s_own_bound_and_only_while_training(tiny_
     assert torch.equal(embedding(batch.ids), plain)
 
 
-def test_noise_changes_the_training_and_no_noise_does_not(attempt: Attempt):
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_noise_changes_the_training_and_no_noise_does_not(attempt: Attempt, method: str):
     losses = []
     for alpha in (None, 5):
         tuning = {"max_steps": 2} | ({"neftune_noise_alpha": alpha} if alpha else {})
         attempt.assign(tuning_parameters=tuning)
+        path = attempt.directory / "assignment.json"
+        document = json.loads(path.read_text())
+        document["spec"]["customization"] = {"method": method, "precision": "fp32"}
+        path.write_text(json.dumps(document))
         assert attempt.run() == 0, attempt.reports[-1]
         losses.append(attempt.provenance["losses"]["steps"])
         (attempt.directory / "reports.jsonl").unlink()

@@ -11,9 +11,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import agent.trainer.training  # imported for the processes forked later, as the next ones
 import agent.trainer.verdict  # noqa: F401
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import ForkServerProcess
 
 ROOT = Path(__file__).parents[3]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -35,15 +40,26 @@ def train(directory: Path, *, failpoint: str = "", seconds: float = 120.0) -> in
         failpoint: where it is to die; as `TRAINPLANE_FAILPOINT`.
         seconds: how long it may take.
     """
-    CONTEXT.set_forkserver_preload(PRELOADED)
-    process = CONTEXT.Process(target=_train, args=(str(directory), failpoint))
-    process.start()
+    process = begin(directory, failpoint=failpoint)
     process.join(seconds)
     if process.exitcode is None:
         process.kill()
         process.join()
         raise TimeoutError(f"the training in {directory} was not over after {seconds} s")
     return process.exitcode
+
+
+def begin(directory: Path, *, failpoint: str = "") -> ForkServerProcess:
+    """Begin to train an attempt, as `train` does."""
+    return beside(_train, str(directory), failpoint)
+
+
+def beside(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Begin something in a process of its own that has imported what trainers need."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    process = CONTEXT.Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
 def _train(directory: str, failpoint: str) -> None:

@@ -80,7 +80,7 @@ def too_large(need: Requirement, nodes: Iterable[Node], memory_bytes: float, *, 
     known = list(nodes)
     able = [node for node in known if _could_alone(need, node)]
     if need.gpus:
-        largest = _largest_share(need, known)
+        largest = largest_share(need, known)
         has = f"the largest {need.gpu_type or 'GPU'} has"
     else:
         largest = need.memory_bytes if bounded else max(node.inventory.memory_bytes for node in able)
@@ -90,7 +90,8 @@ def too_large(need: Requirement, nodes: Iterable[Node], memory_bytes: float, *, 
     whose = f"each {need.gpu_type or 'GPU'}" if need.gpus else "the host"
     return (
         f"needs about {memory_bytes / 2**30:.1f} GiB of memory on {whose}; {has} {largest / 2**30:.1f} GiB: lower "
-        "tuning_parameters.batch_size or max_sequence_length, set gradient_checkpointing, or train with method qlora"
+        "tuning_parameters.batch_size or max_sequence_length, set gradient_checkpointing, ask for more GPUs (a model "
+        "that fits none is sharded over them), or train with method qlora"
     )
 
 
@@ -141,12 +142,12 @@ def _least(need: Requirement, free: Sequence[Capacity]) -> str:
     which = need.gpu_type or "GPU"
     return (
         f"needs at least {need.device_bytes / 2**30:.1f} GiB of memory on each {which}, for its weights and what is "
-        f"trained of them; the largest {which} has {_largest_share(anyhow, known) / 2**30:.1f} GiB: train with method "
+        f"trained of them; the largest {which} has {largest_share(anyhow, known) / 2**30:.1f} GiB: train with method "
         "qlora, a smaller model or more GPUs, or add such a device"
     )
 
 
-def _largest_share(need: Requirement, nodes: Sequence[Node]) -> int:
+def largest_share(need: Requirement, nodes: Sequence[Node]) -> int:
     """Memory of the smallest device of those that the best node, or nodes, would give: all hold as much."""
     alone = [
         sorted((g.memory_bytes for g in usable(need, node.inventory.gpus)), reverse=True)[need.gpus - 1]

@@ -19,7 +19,7 @@ from trainplane import backends
 from trainplane.backends.estimate import Estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from controlplane.domain.capacity import Capacity
     from controlplane.domain.node import Node
@@ -72,7 +72,7 @@ class Preflights:
         seen = await self._store.read(self._reader(checked, project))
         looked = await self._looks.make(checked, seen.free, project=project)
         speed = await self._store.read(lambda tx: self._speed(tx, checked, looked, project))
-        estimate = _estimate(checked, looked, tokens_per_second=speed)
+        estimate = _estimate(checked, looked, seen.nodes, tokens_per_second=speed)
         need, why = checked.requirement, ""
         if not placement.could_ever(need, seen.nodes):
             why = placement.why_not(need, seen.free)
@@ -139,11 +139,15 @@ def _bounded(checked: CheckedSpec) -> bool:
     return "memory_gb" in checked.effective["resources"]
 
 
-def _estimate(checked: CheckedSpec, looked: Looked, *, tokens_per_second: float) -> Estimate:
+def _estimate(checked: CheckedSpec, looked: Looked, nodes: Sequence[Node], *, tokens_per_second: float) -> Estimate:
     """What the engine reckons that the training takes."""
     reckon = getattr(backends.find(checked.backend), "estimate", None)
     if reckon is None:  # see `trainplane.backends.backend.Estimating`
         return Estimate.nothing(f"backend {checked.backend} does not estimate")
-    on_gpu = checked.requirement.gpus > 0
-    found: Estimate = reckon(checked.effective, looked.seen, on_gpu=on_gpu, tokens_per_second=tokens_per_second)
+    need = checked.requirement
+    on_gpu = need.gpus > 0
+    seen = looked.seen
+    if on_gpu and placement.could_ever(need, nodes):
+        seen = {**seen, "device_bytes": placement.largest_share(need, nodes)}
+    found: Estimate = reckon(checked.effective, seen, on_gpu=on_gpu, tokens_per_second=tokens_per_second)
     return found

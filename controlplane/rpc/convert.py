@@ -286,6 +286,7 @@ def _estimate_message(estimate: Estimate) -> preflight_pb2.Estimate:
         trainable_parameters=estimate.trainable_parameters,
         gpu_memory_bytes=estimate.gpu_memory_bytes,
         memory=preflight_pb2.Estimate.Memory(**asdict(memory)) if memory is not None else None,
+        sharded=estimate.sharded,
         steps=estimate.steps,
         tokens=estimate.tokens,
         seconds=estimate.seconds,

@@ -33,6 +33,8 @@ class Estimate:
     trainable_parameters: float | None = None
     gpu_memory_bytes: float | None = None
     memory: Memory | None = None
+    sharded: bool = False
+    """Whether that is of a part of the model."""
     steps: int | None = None
     tokens: float | None = None
     seconds: float | None = None

@@ -78,17 +78,32 @@ def one_pass(*, batch: int, longest: int, virtual: int, trained_share: float, on
 
 
 def memory_needed(
-    customization: Mapping[str, Any], tuning: Mapping[str, Any], shape: ModelShape, moved: Trained, made: Pass
+    customization: Mapping[str, Any],
+    tuning: Mapping[str, Any],
+    shape: ModelShape,
+    moved: Trained,
+    made: Pass,
+    *,
+    parts: int = 1,
 ) -> tuple[Memory, float]:
-    """What lies in memory, part by part, and how much it is at the fullest moment, in bytes.
+    """What lies in a device's memory, by what it is for, and how much it is at the fullest moment, in bytes.
+
+    Args:
+        customization: the effective block, as the next one.
+        tuning: `tuning_parameters`.
+        shape: the base model's.
+        moved: what is trained of it.
+        made: the largest pass.
+        parts: devices over which the model is sharded; 1: each has all of it.
 
     Raises:
         UnknownShape: the shapes do not tell.
     """
     width = WIDTHS[customization["precision"]]
     kept = _Kept(customization, shape, moved, made, width)
-    weights = _weights(customization, shape, width)
-    state = (_ADAM + (_ALLOCATION if customization["method"] == "adalora" else 0)) * moved.count
+    spread = Spread(shape, parts, customization["method"] == "full", width)
+    weights = _weights(customization, shape, width) * spread.held + spread.gathered
+    state = (_ADAM + (_ALLOCATION if customization["method"] == "adalora" else 0)) * moved.count * spread.moved
     block = kept.block_bytes() * made.tokens + kept.matrices()
     outside = kept.outside_bytes() * made.tokens
     if tuning.get("gradient_checkpointing"):
@@ -101,9 +116,9 @@ def memory_needed(
     numbers = made.rows * made.logits * shape.vocabulary
     piece = min(numbers, GPU_LOSS_NUMBERS if made.on_gpu else CPU_LOSS_NUMBERS)
     logits = numbers * 2 * width + piece * 2 * _FP32
-    gradients = moved.count * _FP32
+    gradients = moved.count * _FP32 * spread.moved
     found = Memory(
-        weights=weights + kept.casts(),
+        weights=weights + (kept.casts() if parts == 1 else 0.0),
         adapter=(0.0 if moved.own else moved.count * _FP32) + moved.kept * _FP32,
         gradients=gradients,
         optimizer=state,
@@ -113,6 +128,44 @@ def memory_needed(
     passing = activations + max(logits, recomputed)
     fullest = passing + gradients if made.more else max(passing, gradients + kept.flowing() * made.tokens)
     return found, found.weights + found.adapter + state + fullest
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a model is sharded (docs/adr/0031): its matrices in equal parts, all else whole on every device."""
+
+    shape: ModelShape
+    parts: int
+    whole: bool
+    """Whether it is itself what is trained, and its gradient and optimizer are sharded with it."""
+    width: int
+    """Bytes of a number that is computed with."""
+
+    @property
+    def held(self) -> float:
+        """The share of the weights that a device holds."""
+        matrices = sum(each.numbers for each in self.shape.tensors if len(each.shape) > 1)
+        all_of_it = sum(each.numbers for each in self.shape.tensors)
+        return 1 - matrices / all_of_it * (1 - 1 / self.parts)
+
+    @property
+    def moved(self) -> float:
+        """The share of what is trained that a device holds the gradient and the averages of."""
+        return self.held if self.whole else 1.0
+
+    @property
+    def gathered(self) -> float:
+        """Bytes of what is whole for a moment.
+
+        A block that is computed and the next one, twice: as it is sent, and laid out. Of a trained one its gradient,
+        also twice. Or, beside a block, as much of the embeddings or of the head.
+        """
+        if self.parts == 1:
+            return 0.0
+        block = sum(each.numbers for each in self.shape.tensors if BLOCK in each.pattern) / self.shape.layers
+        outside = max((each.numbers for each in self.shape.tensors if BLOCK not in each.pattern), default=0.0)
+        gradient = 2 * _FP32 if self.whole else 0
+        return max(block * (3 * self.width + gradient), block * self.width + outside * (2 * self.width + gradient))
 
 
 def kept_bytes(customization: Mapping[str, Any], shape: ModelShape, moved: Trained) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainplane.backends import sharding
 from trainplane.backends.estimate import Estimate
-from trainplane.backends.memory import WIDTHS, memory_needed, one_pass
+from trainplane.backends.memory import WIDTHS, kept_bytes, memory_needed, one_pass
 from trainplane.backends.model_shape import ModelShape, UnknownShape
 from trainplane.backends.peft_methods import METHODS, VIRTUAL_TOKENS
 from trainplane.backends.trained import trained
@@ -35,7 +35,8 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
     Args:
         spec: the effective one.
         seen: what a node told (docs/adr/0023): `model` {config, tensors, bytes, here} and `datasets`, each
-            {bytes, rows, tokens, longest, share} or None. Either may be absent.
+            {bytes, rows, tokens, longest, share} or None; and `device_bytes`, the memory of the GPUs that it could get.
+            Each may be absent.
         on_gpu: whether the devices are GPUs.
         tokens_per_second: of jobs like it; 0: there are none.
     """
@@ -46,13 +47,15 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
         unknown["tokens"] = _DATA_UNSEEN
         if not spec["tuning_parameters"].get("max_steps"):
             unknown["steps"] = _DATA_UNSEEN
-    memory, needed = None, None
+    memory, needed, parts = None, None, 1
     if shape is None or moved is None or data is None:
         unknown["gpu_memory_bytes"] = unknown.get("trainable_parameters") or _DATA_UNSEEN
     else:
         try:
+            parts = _parts(spec, shape, moved, float(seen.get("device_bytes", 0.0)))
+            pass_made = data.largest_pass(shape, on_gpu=on_gpu)
             memory, needed = memory_needed(
-                spec["customization"], spec["tuning_parameters"], shape, moved, data.largest_pass(shape, on_gpu=on_gpu)
+                spec["customization"], spec["tuning_parameters"], shape, moved, pass_made, parts=parts
             )
         except UnknownShape as why:
             unknown["gpu_memory_bytes"] = str(why)
@@ -68,6 +71,7 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
         trainable_parameters=moved.count if moved else None,
         gpu_memory_bytes=needed,
         memory=memory,
+        sharded=parts > 1,
         steps=data.steps if data else spec["tuning_parameters"].get("max_steps"),
         tokens=tokens,
         seconds=seconds,
@@ -86,14 +90,26 @@ def least_device_bytes(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> floa
     if shape is None or moved is None:
         return 0.0
     row = one_pass(batch=1, longest=_SHORT_ROW, virtual=0, trained_share=0.0, on_gpu=True)
-    devices = int(spec["resources"].get("gpus") or 0)
-    asked = spec["tuning_parameters"].get("sharding", sharding.AUTO)
-    splits = devices > 1 and asked != sharding.NONE and not sharding.problem(spec["customization"])
     try:
-        least = memory_needed(spec["customization"], spec["tuning_parameters"], shape, moved, row)[1]
+        # On a device of so little memory it would be sharded, if it can be.
+        each_way = {1, _parts(spec, shape, moved, 1.0)}
+        blocks = spec["customization"], spec["tuning_parameters"]
+        return min(memory_needed(*blocks, shape, moved, row, parts=parts)[1] for parts in each_way)
     except UnknownShape:
         return 0.0
-    return least / devices if splits else least
+
+
+def _parts(spec: Mapping[str, Any], shape: ModelShape, moved: Trained, device_bytes: float) -> int:
+    """Over how many devices the model is sharded; 1: it is not.
+
+    Raises:
+        UnknownShape: the shapes do not tell.
+    """
+    devices, custom = int(spec["resources"].get("gpus") or 0), spec["customization"]
+    asked = spec["tuning_parameters"].get("sharding") or sharding.AUTO
+    kept = kept_bytes(custom, shape, moved)
+    found = sharding.shards(asked, custom, devices=devices, kept=kept, device_bytes=device_bytes)
+    return devices if found else 1
 
 
 def _model(

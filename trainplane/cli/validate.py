@@ -78,7 +78,10 @@ def _estimate(estimate: Estimate) -> list[tuple[str, str]]:
     shown = []
     for name, field, words in rows:
         known = estimate.HasField(field)
-        value = f"about {words(getattr(estimate, field))}" if known else f"unknown: {estimate.unknown.get(field, '')}"
+        part = ", of a sharded model" if field == "gpu_memory_bytes" and estimate.sharded else ""
+        value = (
+            f"about {words(getattr(estimate, field))}{part}" if known else f"unknown: {estimate.unknown.get(field, '')}"
+        )
         exact = field in {"parameters", "trainable_parameters", "steps"}
         shown.append((name, value.removeprefix("about ") if known and exact else value))
     return shown

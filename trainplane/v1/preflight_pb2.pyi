@@ -63,7 +63,7 @@ class Check(_message.Message):
     def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[Check.Status, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
 
 class Estimate(_message.Message):
-    __slots__ = ("parameters", "trainable_parameters", "gpu_memory_bytes", "memory", "steps", "tokens", "seconds", "disk_bytes", "unknown")
+    __slots__ = ("parameters", "trainable_parameters", "gpu_memory_bytes", "memory", "steps", "tokens", "seconds", "disk_bytes", "unknown", "sharded")
     class Memory(_message.Message):
         __slots__ = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
         WEIGHTS_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class Estimate(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    SHARDED_FIELD_NUMBER: _ClassVar[int]
     parameters: float
     trainable_parameters: float
     gpu_memory_bytes: float
@@ -104,4 +105,5 @@ class Estimate(_message.Message):
     seconds: float
     disk_bytes: float
     unknown: _containers.ScalarMap[str, str]
-    def __init__(self, parameters: _Optional[float] = ..., trainable_parameters: _Optional[float] = ..., gpu_memory_bytes: _Optional[float] = ..., memory: _Optional[_Union[Estimate.Memory, _Mapping]] = ..., steps: _Optional[int] = ..., tokens: _Optional[float] = ..., seconds: _Optional[float] = ..., disk_bytes: _Optional[float] = ..., unknown: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    sharded: bool
+    def __init__(self, parameters: _Optional[float] = ..., trainable_parameters: _Optional[float] = ..., gpu_memory_bytes: _Optional[float] = ..., memory: _Optional[_Union[Estimate.Memory, _Mapping]] = ..., steps: _Optional[int] = ..., tokens: _Optional[float] = ..., seconds: _Optional[float] = ..., disk_bytes: _Optional[float] = ..., unknown: _Optional[_Mapping[str, str]] = ..., sharded: _Optional[bool] = ...) -> None: ...

@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the Python that a backend's trainers run in; repeatable; default the agent's own",
     )
     parser.add_argument(
+        "--rendezvous-address",
+        metavar="HOST",
+        help="where other nodes reach trainers here; default the address by which it reaches NATS, unless loopback",
+    )
+    parser.add_argument(
         "--end-trainers-on-exit", action="store_true", help="end all trainers when the agent is told to end"
     )
     parser.add_argument("--version", action="version", version=__version__)

@@ -87,7 +87,12 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Loops, Supervisor]]
         sealing_key = SealingKey()
         probes = Probes(fetcher, sealing_key)
         link_settings = LinkSettings(
-            settings.nats, settings.node, settings.credentials, settings.answer_timeout, sealing_key.public
+            settings.nats,
+            settings.node,
+            settings.credentials,
+            settings.answer_timeout,
+            sealing_key.public,
+            settings.rendezvous_address,
         )
         link = Link(link_settings, woken=lambda: sync.wake(), asked=probes.take)  # noqa: PLW0108  # made just below
         sync = SyncLoop(link, inventory=inventory, node=settings.node, bounds=_bounds(inventory, groups))

@@ -38,7 +38,7 @@ def key(reference: sync_pb2.AttemptRef) -> AttemptKey:
     return AttemptKey(reference.job_uid, reference.number)
 
 
-def inventory(inventory: Inventory, *, not_ready_reason: str) -> sync_pb2.Inventory:
+def inventory(inventory: Inventory, *, not_ready_reason: str, rendezvous_address: str = "") -> sync_pb2.Inventory:
     """What the node has, for the wire."""
     return sync_pb2.Inventory(
         gpus=[
@@ -51,6 +51,7 @@ def inventory(inventory: Inventory, *, not_ready_reason: str) -> sync_pb2.Invent
         runner="local",
         simulated=inventory.simulated,
         not_ready_reason=not_ready_reason,
+        rendezvous_address=rendezvous_address,
     )
 
 

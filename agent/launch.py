@@ -68,6 +68,7 @@ class Launcher:
             key=assignment.key,
             argv=argv,
             directory=directory,
+            first_rank=assignment.first_rank,
             environment=self._environment(assignment, shares_packages=name not in self.interpreters),
             bounds=self._bounds(assignment),
         )

@@ -6,6 +6,7 @@ timeout to who asked; the server's words reach only `error_cb`, and so the log.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +17,7 @@ import nats.errors
 import structlog
 from google.protobuf.message import DecodeError
 
-from agent import __version__, convert, ports, processes
+from agent import __version__, convert, ports, processes, rendezvous
 from trainplane.wire import subjects
 from trainplane.wire.v1 import claim_pb2, commit_pb2, log_pb2, probe_pb2, report_pb2, sync_pb2
 
@@ -42,6 +43,8 @@ class LinkSettings:
     answer_timeout: timedelta = timedelta(seconds=5)
     public_key: bytes = b""
     """Told with every sync: what the control plane asks of the node is sealed to it."""
+    rendezvous_address: str = ""
+    """Where ranks of other nodes reach this one; empty: the address by which it reaches the server, if others can."""
 
 
 class Link:
@@ -65,6 +68,7 @@ class Link:
         self._woken = woken
         self._asked = asked
         self._nats: Client | None = None
+        self._address = settings.rendezvous_address
         self._incarnation = 0
         self._counter = 0
         self._down = False
@@ -92,6 +96,9 @@ class Link:
         await self._nats.subscribe(subjects.wake(self._settings.node), cb=self._on_wake)
         await self._nats.subscribe(subjects.probe(self._settings.node), cb=self._on_probe)
         await self._nats.flush()
+        server = self._nats.connected_url
+        if not self._address and server is not None and server.hostname:
+            self._address = await asyncio.to_thread(rendezvous.own_address, server.hostname, server.port or 4222)
 
     async def close(self) -> None:
         """Close the connection; requests in flight get no answer."""
@@ -106,7 +113,9 @@ class Link:
             counter=self._counter,
             host_boot_id=processes.boot_id(),
             agent_version=__version__,
-            inventory=convert.inventory(state.inventory, not_ready_reason=state.not_ready_reason),
+            inventory=convert.inventory(
+                state.inventory, not_ready_reason=state.not_ready_reason, rendezvous_address=self._address
+            ),
             attempts=convert.attempts(state.attempts),
             public_key=self._settings.public_key,
         )
@@ -116,13 +125,16 @@ class Link:
             self._incarnation = answer.incarnation
         return answer
 
-    async def claim(self, key: AttemptKey, nonce: bytes, public_key: bytes) -> ports.ClaimAnswer:
+    async def claim(
+        self, key: AttemptKey, nonce: bytes, public_key: bytes, rendezvous_port: int = 0
+    ) -> ports.ClaimAnswer:
         """See ports.ControlPlane."""
         request = claim_pb2.ClaimRequest(
             incarnation=self._incarnation,
             attempt=convert.reference(key),
             nonce=nonce,
             public_key=public_key,
+            rendezvous_port=rendezvous_port,
         )
         return convert.claim_answer(await self._ask(subjects.CLAIM, request, claim_pb2.ClaimReply))
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 TICKS_PER_SECOND = 100
 DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
 STALLED = "STALLED"
+PEER_ENDED = "PEER_ENDED"
+"""Of a gang: another node's part has ended, and with it the attempt. Its ranks can make no further step."""
 #: Stops after which nobody goes on from there, or that come for a trainer which has had its time already.
-_HASTY = frozenset({"CANCELLED", "SUPERSEDED", "LOST", DEADLINE_EXCEEDED, STALLED})
+_HASTY = frozenset({"CANCELLED", "SUPERSEDED", "LOST", "FINISHED", PEER_ENDED, DEADLINE_EXCEEDED, STALLED})
 
 
 class Do(enum.Enum):
@@ -146,10 +148,13 @@ def _starting(run: Run) -> Do | None:
         return Do.CHECK
     if run.assignment.fetches and not run.fetched:
         return Do.FETCH
-    return Do.RESUME if run.key.number > 1 and not run.resumed else Do.START
+    # The ranks of other nodes get the state from the first.
+    return Do.RESUME if run.key.number > 1 and run.assignment.leads and not run.resumed else Do.START
 
 
 def _publishing(run: Run) -> Do | None:
+    if run.assignment is not None and not run.assignment.leads:
+        return None  # the first node publishes; this one is told to stop when nothing is left to do
     if run.published:
         # A push needs the job's token, which comes with the claim's answer.
         pushes = run.assignment is not None and run.assignment.pushes

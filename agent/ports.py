@@ -145,8 +145,8 @@ class ControlPlane(Protocol):
         """
         ...
 
-    async def claim(self, key: AttemptKey, nonce: bytes, public_key: bytes) -> ClaimAnswer:
-        """Ask for what the attempt needs to run."""
+    async def claim(self, key: AttemptKey, nonce: bytes, public_key: bytes, rendezvous_port: int = 0) -> ClaimAnswer:
+        """Ask for what the attempt needs to run; the port is where a gang's ranks could meet here, 0: nowhere."""
         ...
 
     async def report(self, batch: Sequence[Lines]) -> Mapping[AttemptKey, Watermark] | None:

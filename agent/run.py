@@ -11,8 +11,11 @@ from __future__ import annotations
 import enum
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Providers of models that are not on the node.
 ELSEWHERE = frozenset({"huggingface", "s3"})
@@ -73,6 +76,39 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Gang:
+    """This node's place among several that train together.
+
+    Attributes:
+        nodes: how many there are.
+        node: which of them this one is; 0, the first, alone has reports and output.
+        first_rank: of its ranks; every node has as many.
+        address: where the ranks meet, on the first node.
+        port: likewise.
+        interface: the network interface of this node that leads there; empty: not known.
+    """
+
+    nodes: int
+    node: int
+    first_rank: int
+    address: str
+    port: int
+    interface: str = ""
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Gang:
+        """Read `gang` of an assignment; what a later version adds is left out."""
+        return cls(
+            nodes=int(document["nodes"]),
+            node=int(document["node"]),
+            first_rank=int(document["first_rank"]),
+            address=str(document["address"]),
+            port=int(document["port"]),
+            interface=str(document.get("interface", "")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """What to train: `assignment.json` of docs/trainer-contract.md."""
 
@@ -85,7 +121,9 @@ class Assignment:
     checkpoint_grace_seconds: float | None = None
     """What a trainer that is stopped, or at its deadline, has for a last checkpoint; None: what it takes itself."""
     world_size: int = 1
-    """Ranks to train with: one per device that is charged, real or simulated; 1 on CPUs alone."""
+    """Ranks to train with: one per device that is charged, real or simulated, on all nodes; 1 on CPUs alone."""
+    gang: Gang | None = None
+    """None: this node trains alone."""
 
     @classmethod
     def parse(cls, data: bytes) -> Assignment:
@@ -108,6 +146,7 @@ class Assignment:
                 checkpoint_grace_seconds=None if grace is None else float(grace),
                 # An assignment of before there were several ranks does not say.
                 world_size=int(document.get("world_size", max(1, len(devices)))),
+                gang=Gang.parse(document["gang"]) if document.get("gang") else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidAssignmentError(f"the assignment cannot be read: {type(error).__name__}: {error}") from error
@@ -124,12 +163,25 @@ class Assignment:
             "world_size": self.world_size,
             "deadline_seconds": self.deadline_seconds,
             "checkpoint_grace_seconds": self.checkpoint_grace_seconds,
+            **({"gang": asdict(self.gang)} if self.gang else {}),
         }
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
     @property
+    def leads(self) -> bool:
+        """Whether what is trained is this node's to report, to keep and to publish."""
+        return self.gang is None or self.gang.node == 0
+
+    @property
+    def first_rank(self) -> int:
+        """The number of the first rank on this node."""
+        return self.gang.first_rank if self.gang else 0
+
+    @property
     def writes_far(self) -> bool:
         """Whether what it writes goes to an object store, which may refuse it: worth a look beforehand."""
+        if not self.leads:
+            return False
         places = (self.setting("artifacts.output_uri"), self.setting("artifacts.log_uri"))
         return any(place and not place.startswith("file:") for place in places)
 

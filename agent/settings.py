@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     backend_python: dict[str, Path] = Field(default_factory=dict)
     """Backend -> the Python of the environment that its trainers run in. Those not named run in the agent's own."""
 
+    rendezvous_address: str = ""
+    """Name or IP address by which other nodes reach trainers here, for jobs on several nodes. Default: the one by which
+    it reaches NATS, unless that is a loopback address; then the node takes part in no such job."""
+
     grace: timedelta = timedelta(seconds=10)
     """How long a trainer that was told to stop may take, before every process of its attempt is killed."""
 

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import random
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,8 +21,9 @@ from agent.failpoints import failpoint
 from agent.inputs.failures import InputError
 from agent.journal import JournalError, log_tail
 from agent.launch import LaunchRefusedError
-from agent.plan import DEADLINE_EXCEEDED, STALLED, Action, Do, hasty
+from agent.plan import DEADLINE_EXCEEDED, PEER_ENDED, STALLED, Action, Do, hasty
 from agent.ports import Answer, NoAnswerError
+from agent.rendezvous import MeetingPorts, interface_towards
 from agent.run import Assignment, AttemptKey, Commit, InvalidAssignmentError, Run
 from agent.runners.protocol import LaunchError
 from agent.sealing import SealError
@@ -81,6 +82,7 @@ class Collaborators:
     sealing_key: SealingKey
     grace: timedelta
     simulated: bool
+    meeting_ports: MeetingPorts = field(default_factory=MeetingPorts)
     storage_patience: timedelta = timedelta(minutes=30)
     checkpoint_grace: timedelta = timedelta(seconds=30)
 
@@ -141,11 +143,13 @@ class Steps:
         public = self._with.sealing_key.public
         async for _ in _tries():
             try:
-                answer = await self._with.control_plane.claim(run.key, nonce, public)
+                port = self._with.meeting_ports.offer(run.key)
+                answer = await self._with.control_plane.claim(run.key, nonce, public, port)
             except NoAnswerError:
                 continue
             if answer.answer is Answer.REFUSED:
                 _bound(run).warning("claim refused", reason=answer.reason)
+                self._with.meeting_ports.release(run.key)
                 self._follow(run)
                 return {"claim_refused": True}
             if answer.answer is Answer.GRANTED:
@@ -169,6 +173,11 @@ class Steps:
             return {"asked": True, **self._failed(run.key, "CONFIG_INVALID", str(error))}
         if self._with.simulated:
             assignment = replace(assignment, devices=())
+        if assignment.gang is None or not assignment.leads:
+            self._with.meeting_ports.release(run.key)
+        if assignment.gang is not None:
+            towards = interface_towards(assignment.gang.address, assignment.gang.port)
+            assignment = replace(assignment, gang=replace(assignment.gang, interface=towards))
         if run.assignment is None:
             self._with.journal.write_assignment(run.key, assignment)
         failpoint("agent.after_assignment")
@@ -200,7 +209,7 @@ class Steps:
 
     async def store_checkpoints(self, run: Run) -> None:
         """Store each checkpoint that its trainer writes, until cancelled."""
-        if run.assignment is not None:
+        if run.assignment is not None and run.assignment.leads:
             await self._with.checkpoints.store(run.assignment, lambda report: self._append(run.key, report))
 
     async def _start(self, run: Run) -> Changes:
@@ -240,7 +249,7 @@ class Steps:
     async def _ship_log(self, run: Run) -> Changes:
         if run.assignment is not None:
             await self._with.uploader.ship_log(run.assignment, self._with.journal.directory(run.key))
-            if run.last_kind != "finished" and run.stop_reason != CANCELLED:
+            if run.assignment.leads and run.last_kind != "finished" and run.stop_reason != CANCELLED:
                 await self._with.checkpoints.store_rest(run.assignment)
         self._with.checkpoints.let_go(run.key)
         await self._with.logs.send_rest(run.key)
@@ -323,7 +332,7 @@ class Steps:
         return {"last_kind": "published"}
 
     async def _note_stopped(self, run: Run) -> Changes:
-        if run.last_kind == "finished" and run.assignment is not None:
+        if run.last_kind == "finished" and run.assignment is not None and run.assignment.leads:
             try:
                 await self._with.uploader.discard(run.assignment, self._with.journal.directory(run.key))
             except UploadError as error:
@@ -342,7 +351,8 @@ class Steps:
         used = self._with.runner.memory(run.key)
         if used is not None and used.kills:
             return self._failed(run.key, "OUT_OF_MEMORY_HOST", wording.out_of_memory(used))
-        log = log_tail(self._with.journal.directory(run.key) / "logs" / "rank-0.log")
+        first = run.assignment.first_rank if run.assignment else 0
+        log = log_tail(self._with.journal.directory(run.key) / "logs" / f"rank-{first}.log")
         words = wording.crash(run.exit_status, last_kind=run.last_kind, log=log)
         return self._failed(run.key, "TRAINER_CRASHED", words)
 
@@ -358,7 +368,8 @@ class Steps:
         self._with.logs.forget(run.key)
         self._with.checkpoints.forget(run.key)
         self._secrets.pop(run.key, None)
-        stopped = run.last_kind == "stopped" and not hasty(run.stop_reason)
+        self._with.meeting_ports.release(run.key)
+        stopped = run.last_kind == "stopped" and (run.stop_reason == PEER_ENDED or not hasty(run.stop_reason))
         self._with.journal.remove(run.key, resumable=stopped or run.last_kind == "failed")
         _bound(run).info("attempt forgotten")
         return {}

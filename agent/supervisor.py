@@ -270,7 +270,8 @@ class Supervisor:
             self.collaborators.checkpoints.attend(owned.run.key)
             owned.watching = self.loops.once(f"{owned.run.key} watch", self._until_gone(owned))
             owned.storing = self.loops.once(f"{owned.run.key} checkpoints", self._steps.store_checkpoints(owned.run))
-            if self.stall_timeout:
+            # Where a rank on another node hangs, those of the first wait for it: that node judges for all.
+            if self.stall_timeout and (owned.run.assignment is None or owned.run.assignment.leads):
                 owned.pulse = self.loops.once(f"{owned.run.key} pulse", self._until_stalled(owned))
 
     async def _until_stalled(self, owned: _Owned) -> None:

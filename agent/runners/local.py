@@ -104,7 +104,6 @@ class LocalRunner:
             return self.find(launch.key)
 
     def _spawn(self, launch: Launch, group: Group) -> Process:
-        log = launch.directory / "logs" / "rank-0.log"
         append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
             pid = os.posix_spawn(
@@ -113,7 +112,7 @@ class LocalRunner:
                 {**launch.environment, processes.MARKER: str(launch.key)},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+                    (os.POSIX_SPAWN_OPEN, 1, str(launch.log), append, 0o600),
                     (os.POSIX_SPAWN_DUP2, 1, 2),
                 ],
                 setsid=True,

@@ -37,6 +37,7 @@ class Launch:
         directory: the attempt's; becomes the working directory. The exit status is written to `exit` in it.
         environment: the whole environment, the marker excepted.
         bounds: what all processes of the attempt may use together, where the host can see to it.
+        first_rank: the number of the first rank; stdout and stderr go to its log.
         warm: it may be forked from a process that has imported what trainers need; `argv` is then a Python's.
     """
 
@@ -46,6 +47,12 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=Bounds)
     warm: bool = False
+    first_rank: int = 0
+
+    @property
+    def log(self) -> Path:
+        """Where stdout and stderr go."""
+        return self.directory / "logs" / f"rank-{self.first_rank}.log"
 
 
 class Runner(Protocol):

@@ -133,7 +133,7 @@ class WarmTrainers:
             "key": str(launch.key),
             "argv": launch.argv,
             "directory": str(launch.directory),
-            "log": str(launch.directory / "logs" / "rank-0.log"),
+            "log": str(launch.log),
             "environment": dict(launch.environment),
             "entries": list(entries),
         }

@@ -82,8 +82,8 @@ def _train(directory: Path, reports: Reports, own: Callable[[Mapping[str, Any]],
     from agent.trainer import assignment
 
     document = assignment.read_document(directory)
-    ranks = assignment.world_size(document)
-    if ranks > 1:
+    ranks = assignment.ranks_here(document)
+    if assignment.world_size(document) > 1:
         from agent.trainer.leader import lead
 
         return lead(directory, ranks, assignment.terms(document, directory))

@@ -98,6 +98,20 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True)
+class Gang:
+    """This node's place among several that train together (docs/trainer-contract.md)."""
+
+    node: int
+    """0: the first, whose rank 0 writes what there is to write."""
+    first_rank: int
+    address: str
+    """Where all ranks meet, on the first node."""
+    port: int
+    interface: str
+    """The network interface that leads there; empty: the libraries choose one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """One attempt of one job. `spec` is the effective spec as it came, for the provenance; no secret is in it."""
 
@@ -105,8 +119,9 @@ class Assignment:
     job_id: str
     attempt: int
     devices: tuple[str, ...]
-    """GPU indices, one per rank; empty: all ranks are on the CPU."""
+    """GPU indices, one per rank of this node; empty: all ranks are on the CPU."""
     world_size: int
+    """Ranks, on all nodes."""
     model: FetchedModel
     customization: Customization
     datasets: tuple[DatasetSource, ...]
@@ -115,6 +130,8 @@ class Assignment:
     spec: Mapping[str, Any]
     resume_from: str = ""
     """Directory of an earlier attempt's checkpoints; empty: there are none."""
+    gang: Gang | None = None
+    """None: all ranks are on this node."""
 
 
 def read_document(attempt_directory: Path) -> dict[str, Any]:
@@ -145,9 +162,17 @@ def terms(document: Mapping[str, Any], attempt_directory: Path) -> Terms:
 
 
 def world_size(document: Mapping[str, Any]) -> int:
-    """How many ranks train; an assignment of before there were several has one per device."""
+    """How many ranks train, on all nodes; an assignment of before there were several has one per device."""
     top = Fields(document, "")
     return top.integer("world_size", max(1, len(top.items("devices"))), minimum=1)
+
+
+def ranks_here(document: Mapping[str, Any]) -> range:
+    """The numbers of the ranks on this node: every node of a gang has as many."""
+    gang = Fields(document, "").block("gang")
+    count = world_size(document) // gang.integer("nodes", 1, minimum=1)
+    first = gang.integer("first_rank", 0, minimum=0)
+    return range(first, first + count)
 
 
 def quantizes(document: Mapping[str, Any]) -> bool:
@@ -171,8 +196,9 @@ def parse(document: Mapping[str, Any], inputs: Inputs | None = None) -> Assignme
     spec = top.block("spec")
     devices = tuple(str(device) for device in top.items("devices"))
     ranks = world_size(document)
-    if devices and len(devices) != ranks:
-        raise ConfigInvalid(f"world_size: {ranks} ranks cannot share {len(devices)} devices: one each")
+    here = len(ranks_here(document))
+    if devices and len(devices) != here:
+        raise ConfigInvalid(f"world_size: {here} ranks cannot share {len(devices)} devices: one each")
     tuning = _tuning(spec.block("tuning_parameters"))
     if tuning.batch_size % ranks:
         raise ConfigInvalid(
@@ -192,6 +218,17 @@ def parse(document: Mapping[str, Any], inputs: Inputs | None = None) -> Assignme
         export=_export(spec.block("export"), spec.block("customization").text("method", "lora")),
         spec=spec.values,
         resume_from=top.text("resume_from", ""),
+        gang=_gang(top.block("gang")) if document.get("gang") else None,
+    )
+
+
+def _gang(gang: Fields) -> Gang:
+    return Gang(
+        node=gang.integer("node", 0, minimum=0),
+        first_rank=gang.integer("first_rank", 0, minimum=0),
+        address=gang.text("address", ""),
+        port=gang.integer("port", 0, minimum=1),
+        interface=gang.text("interface", ""),
     )
 
 

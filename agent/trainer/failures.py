@@ -15,6 +15,7 @@
     ├── LossNotFinite            LOSS_NOT_FINITE
     ├── MergeInexact             MERGE_INEXACT
     ├── DiskFull                 DISK_FULL
+    ├── PeerLost                 NODE_LOST
     └── OutOfGpuMemory           OUT_OF_MEMORY_GPU
 
 Their messages are for the user: they name the spec's field and say what to do. `describe` gives a reason to
@@ -34,6 +35,12 @@ class TrainingFailure(Exception):  # noqa: N818 - it is what the user's job did,
     """The training cannot go on; `str()` is the message for the user."""
 
     reason = "TRAINER_CRASHED"
+
+
+class PeerLost(TrainingFailure):
+    """Another node of a gang is not to be reached, and nobody says why."""
+
+    reason = "NODE_LOST"
 
 
 class ConfigInvalid(TrainingFailure):

@@ -1,6 +1,6 @@
 """The ranks of a training as one of them sees them: sums and exchanges, which cost nothing where there is one rank.
 
-All ranks are on one node and meet in a file; gloo and nccl are bound to the loopback interface by `isolation.py`.
+Where they meet is `meeting.py`'s matter, and by which network interface they talk `isolation.py`'s.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import distributed
 
+from agent.trainer.failures import PeerLost
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+#: (rank, ranks) -> the store by which they find each other.
+Meeting: TypeAlias = "Callable[[int, int], Any]"
 
 TIMEOUT = timedelta(days=30)
 """Ranks wait for one that reads a large dataset; for one that has died nobody waits, for the leader ends them all."""
@@ -28,7 +32,19 @@ TIMEOUT = timedelta(days=30)
 PATIENCE_SECONDS = 30.0
 """How long a rank that lost its connection to another waits for the leader, which knows why."""
 
+APART_PATIENCE_SECONDS = 180.0
+"""The same of ranks on several nodes: a node that is lost is noticed after `node_grace`, some 30 s."""
+
 log = logging.getLogger("trainer")
+
+
+@dataclass(slots=True)
+class _Patience:
+    apart: bool = False
+    """Whether ranks of this process' group are on other nodes."""
+
+
+_patience = _Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +117,20 @@ class Group:
 ALONE = Group()
 
 
-def join(rendezvous: Path, *, rank: int, size: int, cuda: bool) -> Group:
+def join(meet: Meeting, *, rank: int, size: int, cuda: bool, apart: bool = False) -> Group:
     """Meet the other ranks.
 
     Args:
-        rendezvous: a file that all of them name, and that was not there before.
+        meet: gives the store by which they find each other (`meeting.py`).
         rank: this one's number.
         size: how many there are.
         cuda: whether tensors are on GPUs.
+        apart: whether some are on other nodes.
     """
     if size == 1:
         return ALONE
-    store = distributed.FileStore(  # type: ignore[attr-defined]  # public, but from the C extension
-        str(rendezvous), size
-    )
+    _patience.apart = apart
+    store = meet(rank, size)
     store.set_timeout(TIMEOUT)
     with leaving_blame_to_the_leader():
         distributed.init_process_group(
@@ -130,5 +146,7 @@ def leaving_blame_to_the_leader() -> Iterator[None]:
         yield
     except RuntimeError as error:
         log.warning("lost a rank: %s", error)
-        threading.Event().wait(PATIENCE_SECONDS)
+        threading.Event().wait(APART_PATIENCE_SECONDS if _patience.apart else PATIENCE_SECONDS)
+        if _patience.apart:
+            raise PeerLost(f"the connection to another node's ranks broke: {error}") from error
         raise

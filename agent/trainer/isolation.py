@@ -23,7 +23,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "true",
-    # All ranks are on this host: they talk where nobody else listens.
+    # Where all ranks are on this host they talk where nobody else listens; see `isolate` for a gang's.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
 }
@@ -46,9 +46,19 @@ def leave_out_libraries(*, quantizing: bool) -> None:
         del sys.modules["bitsandbytes"]
 
 
-def isolate(devices: Sequence[str]) -> None:
-    """Set the environment of this process; idempotent. Effective only before torch and transformers are imported."""
+def isolate(devices: Sequence[str], *, interface: str | None = None) -> None:
+    """Set the environment of this process; idempotent. Effective only before torch and transformers are imported.
+
+    Args:
+        devices: what it may use.
+        interface: of the network that ranks on other nodes are on; empty: the libraries choose. None: there are none.
+    """
     os.environ.update(ENVIRONMENT)
+    if interface is not None:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ[name] = interface
+            if not interface:
+                del os.environ[name]
     # OpenMP's threads spin at every barrier by default. On a host that others use too, the one spun for is not running:
     # a small training took 16-26 s so, and 0.7-2 s with threads that sleep (ADR 0005).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

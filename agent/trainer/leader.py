@@ -29,6 +29,7 @@ from agent.trainer.stopping import TERMINATED_STATUS
 from agent.trainer.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from agent.trainer.stopping import Terms
@@ -41,6 +42,8 @@ TAIL_LINES = 12
 TAIL_BYTES = 8192
 _STOPPED = Verdict("", "")
 """A rank has ended because it was asked to."""
+_STOPPED_ELSEWHERE = Verdict("PREEMPTED", "the ranks on another node were told to stop; the state until then is kept")
+"""Of a gang: all ranks stop after the same step, whichever was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,11 @@ class _Rank:
     line: socket.socket
 
 
-def lead(directory: Path, ranks: int, terms: Terms) -> Verdict | None:
-    """Train with that many ranks; returns when none of them is left.
+def lead(directory: Path, ranks: Sequence[int], terms: Terms) -> Verdict | None:
+    """Train with these ranks, which are all or one node's of a gang; returns when none of them is left.
 
-    Ends the process with 143 at SIGTERM, likewise when none is left. Call it from a process with one thread.
+    Ends the process with 143 at SIGTERM, likewise when none is left. Call it from a process with one thread. Where rank
+    0 is another node's, it is SIGTERM that ends a training that went well.
 
     Returns:
         None if rank 0 finished, and with it everything; else why not.
@@ -67,8 +71,8 @@ def lead(directory: Path, ranks: int, terms: Terms) -> Verdict | None:
     (directory / RENDEZVOUS).unlink(missing_ok=True)
     crew: list[_Rank] = []
     try:
-        for number in range(ranks):
-            crew.append(_start(directory, number, ranks, crew))  # if one cannot be, those that run are ended
+        for number in ranks:
+            crew.append(_start(directory, number, len(ranks), crew))  # if one cannot be, those that run are ended
         overdue, verdict = _listen(directory, crew, terms)
     finally:
         _end(crew)
@@ -87,6 +91,8 @@ def _listen(directory: Path, crew: list[_Rank], terms: Terms) -> tuple[bool, Ver
         news = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, max(0.0, end - time.monotonic()))
         if news is not None and news.si_signo == signal.SIGCHLD:
             ended, verdict = _ended(directory, crew)
+            if ended and verdict is _STOPPED and not asked:
+                return False, _STOPPED_ELSEWHERE
             if ended:
                 return overdue, verdict
             continue
@@ -115,10 +121,10 @@ def _start(directory: Path, number: int, ranks: int, crew: list[_Rank]) -> _Rank
                     line.close()
                 os.dup2(theirs.fileno(), 0)
                 theirs.close()
-                _become_rank(directory, number, environment)
+                _become_rank(directory, number, environment, own_log=bool(crew))
             return _Rank(number, pid, ours)
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)]
-        if number:
+        if crew:  # the first one's log is the leader's, too
             log = directory / "logs" / f"rank-{number}.log"
             log.parent.mkdir(exist_ok=True)
             actions += [
@@ -135,11 +141,11 @@ def _start(directory: Path, number: int, ranks: int, crew: list[_Rank]) -> _Rank
     return _Rank(number, pid, ours)
 
 
-def _become_rank(directory: Path, number: int, environment: dict[str, str]) -> NoReturn:
+def _become_rank(directory: Path, number: int, environment: dict[str, str], *, own_log: bool) -> NoReturn:
     """Be what `python -m agent.trainer.rank` would be; its stdin is there."""
     from agent.trainer import rank
 
-    if number:
+    if own_log:
         log = os.open(directory / "logs" / f"rank-{number}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)

@@ -78,6 +78,9 @@ class Checkpointing:
         """Where they are to be found, in words that follow on "a checkpoint"."""
         self.facts: dict[str, Any] = {}
         """Further facts to be kept, and after `resume` those that were; JSON."""
+        self.here: Callable[[str], str] | None = None
+        """Makes a copy of rank 0's directory on each node that has other ranks, and answers where; called by all ranks
+        alike. None: all are on its node."""
 
     def wanted(self, step: int) -> bool:
         """Whether this rank wants a checkpoint after that step; what one wants, all do."""
@@ -167,7 +170,8 @@ class Checkpointing:
         path = trainer.group.share(
             np.frombuffer(str(found.path).encode(), dtype=np.uint8) if found is not None else None
         )
-        return self._load(trainer, step, path.tobytes().decode())
+        directory = path.tobytes().decode()
+        return self._load(trainer, step, directory if self.here is None else self.here(directory))
 
     def _load(self, trainer: Trainer, step: int, directory: str) -> History:
         with torch.no_grad(), safe_open(f"{directory}/weights.safetensors", "pt") as weights:

@@ -20,7 +20,6 @@ from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.curves import Curves
 from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import PRELOADING, isolate
-from agent.trainer.leader import RENDEZVOUS
 from agent.trainer.metrics import MetricsRecorder
 from agent.trainer.model_files import BackgroundDigests, inspect_model, require_gguf
 from agent.trainer.progress import ProgressMeter
@@ -55,7 +54,9 @@ def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports:
         Stopped: the training was asked to end early.
     """
     assignment = parse(document, read_inputs(attempt_directory))
-    isolate(assignment.devices[rank : rank + 1])
+    gang = assignment.gang
+    own = rank - (gang.first_rank if gang else 0)
+    isolate(assignment.devices[own : own + 1], interface=gang.interface if gang else None)
     if rank == 0:
         PULSE.begin(attempt_directory)
     reports.phase("FETCHING_MODEL")
@@ -89,6 +90,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     from agent.trainer.exporting import Exporter
     from agent.trainer.group import join
     from agent.trainer.loss import Evaluation, mean_loss
+    from agent.trainer.meeting import meeting_of
     from agent.trainer.output import Output
     from agent.trainer.provenance import Finished, provenance, rank_facts
     from agent.trainer.separation import require_separation
@@ -100,7 +102,11 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     digests = BackgroundDigests(files) if rank.number == 0 else None
     place = device.choose(assignment.customization.precision, wants_gpu=bool(assignment.devices))
     group = join(
-        rank.directory / RENDEZVOUS, rank=rank.number, size=assignment.world_size, cuda=bool(assignment.devices)
+        meeting_of(assignment, rank.directory),
+        rank=rank.number,
+        size=assignment.world_size,
+        cuda=bool(assignment.devices),
+        apart=assignment.gang is not None,
     )
     tokenizer = model.load_tokenizer(files)
     limit = model.max_length(assignment, files)
@@ -180,6 +186,7 @@ def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, 
 
 def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Checkpointing:
     from agent.trainer import eva
+    from agent.trainer.meeting import copies_of
     from agent.trainer.resuming import Checkpointing, identity
 
     roots = [rank.directory / DIRECTORY]
@@ -190,7 +197,7 @@ def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Check
         beginning = trainer.parameters
     elif eva.begins_from_data(trainer.adapted):
         beginning = eva.ranks(trainer.adapted)
-    return Checkpointing(
+    checkpoints = Checkpointing(
         roots,
         # Only the rank that looks for a checkpoint compares.
         identity(
@@ -205,6 +212,8 @@ def _checkpoints(assignment: Assignment, trainer: Trainer, rank: _Rank) -> Check
         keep=assignment.tuning.checkpoint_limit,
         reports=rank.reports,
     )
+    checkpoints.here = copies_of(assignment, trainer.group, rank.directory)
+    return checkpoints
 
 
 def _beginning(history: History) -> str:

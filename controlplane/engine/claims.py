@@ -94,7 +94,8 @@ def _assignment(changes: Changes, job: Job, part: Attempt, first: Attempt) -> di
         "spec": effective,
         "devices": [] if simulated else [str(device) for device in part.devices],
         "world_size": ranks * (1 + len(first.others)),
-        "deadline_seconds": None if minutes is None else _left(changes, job, first, minutes * 60.0),
+        # One clock for all ranks, or one node's would end the others without their knowing why.
+        "deadline_seconds": None if minutes is None or part.index else _left(changes, job, first, minutes * 60.0),
         **({"gang": _gang(part, first, ranks)} if part.gang else {}),
     }
 

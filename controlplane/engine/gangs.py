@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.domain import news as n
 from controlplane.domain.attempt import AttemptState
-from controlplane.domain.job import State
+from controlplane.domain.job import LIVE, State
 
 if TYPE_CHECKING:
     from controlplane.domain.attempt import Attempt
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 INCOMPLETE = "GANG_INCOMPLETE"
 #: Why a part is stopped whose first node has all that was trained.
 FINISHED = "FINISHED"
+#: Why a part is stopped when another has ended: its node keeps what is needed to go on from.
+PEER_ENDED = "PEER_ENDED"
 _UPLOADING = "UPLOADING"
 _ENDS = (n.Failed, n.Stopped, n.Lost)
+_End = n.Failed | n.Stopped | n.Lost
 
 
 def gather(changes: Changes, part: Attempt, asked: ClaimAsked) -> list[Attempt] | None:
@@ -65,13 +68,23 @@ def to_job(changes: Changes, job: Job, part: Attempt, news: AttemptNews) -> Atte
     others = [each for each in changes.tx.parts(part.job_uid, part.number) if each.index != part.index]
     changes.told.wake.update(each.node for each in others if each.charged)
     if job.state is State.CANCELLING or (job.state is State.PAUSING and isinstance(news, n.Stopped)):
-        if any(each.state is AttemptState.CLAIMED for each in others):
-            return None
-        lost = next((each for each in others if each.state is AttemptState.LOST), None)
-        if job.state is State.CANCELLING and lost is not None:
-            return n.Lost(part.number, lost.reason, f"node {lost.node} cannot be reached")
-        return news
-    return None if part.index and trained(job) else news
+        return _when_all_are_gone(job, part, news, others)
+    if part.index and trained(job):
+        return None
+    first = next((each for each in others if each.index == 0), None)
+    if first is not None and not first.reason and job.state in LIVE:
+        # The attempt is shown by its first node, which is about to be stopped for this.
+        changes.tx.save_attempt(replace(first, reason=news.reason))
+    return news
+
+
+def _when_all_are_gone(job: Job, part: Attempt, news: _End, others: list[Attempt]) -> _End | None:
+    if any(each.state is AttemptState.CLAIMED for each in others):
+        return None
+    lost = next((each for each in others if each.state is AttemptState.LOST), None)
+    if job.state is State.CANCELLING and lost is not None:
+        return n.Lost(part.number, lost.reason, f"node {lost.node} cannot be reached")
+    return news
 
 
 def trained(job: Job) -> bool:

@@ -318,7 +318,7 @@ def _why_stop(job: Job | None, attempt: Attempt) -> str | None:
     if job is None or not attempt.charged:
         return None  # its node has told its end already: this sync was sent before
     if job.attempt != attempt.number or job.state in {State.QUEUED, State.RECOVERING, State.PAUSED}:
-        return "SUPERSEDED" if attempt.state is not AttemptState.LOST else "LOST"
+        return "LOST" if attempt.state is AttemptState.LOST else gangs.PEER_ENDED if attempt.gang else "SUPERSEDED"
     if attempt.index and (job.state is State.SUCCEEDED or (job.state is State.RUNNING and gangs.trained(job))):
         return gangs.FINISHED
     if job.state is State.CANCELLING or job.terminal:

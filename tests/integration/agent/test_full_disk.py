@@ -43,8 +43,9 @@ class Agreeable:
         self.spec = spec
         self.kinds: dict[AttemptKey, list[str]] = {}
 
-    async def claim(self, key: AttemptKey, nonce: bytes, public_key: bytes) -> ClaimAnswer:
+    async def claim(self, key: AttemptKey, nonce: bytes, public_key: bytes, rendezvous_port: int) -> ClaimAnswer:
         assert nonce
+        assert rendezvous_port
         document = {"uid": key.uid, "attempt": key.number, "job_id": "demo", "spec": self.spec, "devices": []}
         return ClaimAnswer(Answer.GRANTED, assignment=json.dumps(document).encode())
 

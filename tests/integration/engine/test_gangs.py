@@ -103,7 +103,7 @@ async def test_an_agent_that_says_no_address_is_given_no_part(there, two):
 
 @story
 async def test_nothing_is_handed_out_before_all_have_asked_and_the_first_said_where_to_meet(there, two):
-    ref = await placed(there)
+    ref = await placed(there, resources={"gpus": 4, "max_duration_minutes": 10})
     a, b = two
     a.rendezvous_port = 0
 
@@ -117,8 +117,10 @@ async def test_nothing_is_handed_out_before_all_have_asked_and_the_first_said_wh
     assignment = json.loads(answer.assignment_json)
     assert assignment["world_size"] == 4
     assert assignment["gang"] == {"nodes": 2, "node": 0, "first_rank": 0, "address": "a.internal", "port": 4321}
+    assert assignment["deadline_seconds"] == 600
     a.rendezvous_port = 4322
     again = json.loads((await b.claim(ref)).assignment_json)
+    assert again["deadline_seconds"] is None
     assert again["gang"] == {"nodes": 2, "node": 1, "first_rank": 2, "address": "a.internal", "port": 4321}
     assert (await b.claim(ref, nonce=b"x" * 16)).outcome is Grant.REFUSED
 
@@ -191,16 +193,21 @@ async def test_one_node_s_failure_ends_all_with_its_words(there, two, failing):
     other = two[1 - failing]
     assert other.node in there.bus.wakes
     [stop] = (await other.sync(alive(ref))).stop
-    assert stop.reason == "SUPERSEDED"
+    assert stop.reason == "PEER_ENDED"
     held = await there.store.read(lambda tx: tx.charged_attempts())
     assert [part.node for part in held] == [other.node]
     await there.clock.sleep(3)
     await rounds(there)
     said = (await there.jobs.get("g", project="default")).record.pending_reason
     assert said == "needs 4 x GPU on 2 nodes of 2; of the 2 that could take part 1 has 2 free"
-    await other.report(ref, 2, n.Stopped(1, "SUPERSEDED"))
+    await other.report(ref, 2, n.Stopped(1, "PEER_ENDED"))
     await rounds(there)
     assert (await there.job("g")).attempt == 2
+    shown = (await there.jobs.get("g", project="default")).record.attempts
+    assert [(attempt.node, attempt.others, attempt.reason) for attempt in shown] == [
+        ("a", ("b",), "TRAINER_CRASHED"),
+        ("a", ("b",), ""),
+    ]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -215,7 +222,7 @@ async def test_a_lost_node_loses_the_attempt_and_its_devices_stay_charged(there,
     job = await there.job("g")
     assert (job.state, job.reason) == (State.RECOVERING, "NODE_LOST")
     assert (await survivor.sync(alive(ref))).stop[0].attempt == ref
-    await survivor.report(ref, 2, n.Stopped(1, "SUPERSEDED"))
+    await survivor.report(ref, 2, n.Stopped(1, "PEER_ENDED"))
     found = {part.node: part.state for part in await parts(there, ref)}
     assert found == {survivor.node: AttemptState.ENDED, two[lost].node: AttemptState.LOST}
     back = two[lost]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.plan import DEADLINE_EXCEEDED, INTERRUPTIBLE, STALLED, Action, Do, Wanted, next_deadline, plan
-from agent.run import Assignment, AttemptKey, Commit, Process, Run, Stage
+from agent.run import Assignment, AttemptKey, Commit, Gang, Process, Run, Stage
 
 KEY = AttemptKey("01J", 1)
 ASSIGNMENT = Assignment(KEY, "demo", "default", {}, (), 100.0)
@@ -43,6 +43,26 @@ def test_a_wanted_attempt_that_is_here_is_not_adopted_again() -> None:
 
 def test_an_attempt_wanted_and_stopped_in_one_reply_is_not_adopted() -> None:
     assert todo(None, wanted=Wanted(claim=(KEY,), stop={KEY: "CANCELLED"})) == []
+
+
+def test_a_node_that_does_not_lead_a_gang_trains_and_leaves_the_rest_to_the_first() -> None:
+    member = replace(ASSIGNMENT, gang=Gang(nodes=2, node=1, first_rank=2, address="a", port=1))
+    first = replace(ASSIGNMENT, gang=replace(member.gang, node=0, first_rank=0))
+    again, finished = replace(CLAIMED, key=AttemptKey("01J", 2)), replace(FINISHED, staged_digest="")
+    assert todo(replace(again, assignment=first)) == [Do.RESUME]
+    assert todo(replace(again, assignment=member)) == [Do.START]
+    assert todo(replace(finished, assignment=first)) == [Do.STAGE]
+    assert todo(replace(finished, assignment=member)) == []
+    stopping = replace(finished, assignment=member, stop_reason="FINISHED")
+    assert todo(stopping) == [Do.NOTE_STOPPED]
+
+
+def test_a_gang_s_assignment_is_read_as_it_was_written() -> None:
+    gang = Gang(nodes=2, node=1, first_rank=2, address="10.0.0.1", port=4000, interface="eth0")
+    given = replace(ASSIGNMENT, world_size=4, gang=gang)
+    assert Assignment.parse(given.to_json()) == given
+    assert (given.leads, given.first_rank) == (False, 2)
+    assert Assignment.parse(ASSIGNMENT.to_json()).gang is None
 
 
 def test_the_way_of_an_attempt_that_goes_well() -> None:

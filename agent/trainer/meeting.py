@@ -122,11 +122,16 @@ def _files(directory: Path) -> list[Path]:
 
 def _told(group: Group, words: str) -> str:
     """Rank 0's words, on every rank."""
-    told = group.share(np.frombuffer(f" {words}".encode(), dtype=np.uint8) if group.first else None)
+    told = group.share(_array(f" {words}".encode()) if group.first else None)
     return told.tobytes().decode()[1:]
 
 
 def _chunk(path: Path, offset: int) -> Any:
     with path.open("rb") as stream:
         stream.seek(offset)
-        return np.frombuffer(stream.read(CHUNK_BYTES), dtype=np.uint8)
+        return _array(stream.read(CHUNK_BYTES))
+
+
+def _array(content: bytes) -> Any:
+    """Bytes as they go through a group; torch wants them writable."""
+    return np.frombuffer(bytearray(content), dtype=np.uint8)

@@ -72,6 +72,7 @@ def _shared(group: Group, directory: Path, name: str, examples: Sequence[Example
     if writes[group.rank]:
         copy.mkdir(parents=True, exist_ok=True)
     _receive(group, ours, copy / name if writes[group.rank] else None)
+    group.add_up([missing.clone()])  # nobody opens a copy before its writer has closed it
     copied = None if found is not None else Examples(copy, name)
     group.add_up([missing])
     if writes[group.rank]:

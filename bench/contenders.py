@@ -1,6 +1,6 @@
 """`python -m bench.contenders NAME CASE`: a way to train the same LoRA, in a process of its own, step by step as told.
 
-    ours   the trainer's own parts as `agent/trainer/training.py` puts them together
+    ours   the trainer's own program
     trl    TRL's SFTTrainer as its documentation has it
     bare   a PyTorch loop as one writes it for this very case: the limit
 
@@ -102,18 +102,23 @@ class Pace:
 
 
 def ours(case: Case, pace: Pace) -> None:
-    """The trainer."""
-    from agent.trainer import device, model
-    from agent.trainer.assignment import parse
-    from agent.trainer.corpus import read_corpus, tokenize_corpus
-    from agent.trainer.isolation import isolate, leave_out_libraries
-    from agent.trainer.model_files import inspect_model
+    """The trainer's own program, reports and curves included, from its assignment on."""
+    from agent.trainer import isolation, training
     from agent.trainer.reports import Reports
-    from agent.trainer.schedule import schedule_for
-    from agent.trainer.train import Trainer
 
-    leave_out_libraries(quantizing=False)
-    isolate(())
+    isolation.leave_out_libraries(quantizing=False)
+    isolation.isolate(())
+    from agent.trainer import train
+
+    class Paced(train.Trainer):
+        def run(self, on_step: Callable[[train.Step], None], *more: Any) -> Any:
+            def paced(step: train.Step) -> None:
+                on_step(step)
+                pace.made(step.tokens)
+
+            return super().run(paced, *more)
+
+    train.Trainer = Paced  # type: ignore[misc]
     tuning = {
         "learning_rate": LEARNING_RATE,
         "batch_size": case.examples,
@@ -128,19 +133,10 @@ def ours(case: Case, pace: Pace) -> None:
         "datasets": [{"source": Path(case.rows).as_uri()}],
         "tuning_parameters": tuning,
     }
-    assignment = parse({"uid": "bench", "job_id": "bench", "devices": [], "spec": spec})
-    files = inspect_model(case.model, called="bench")
-    place = device.choose("bf16", wants_gpu=False)
-    tokenizer = model.load_tokenizer(files)
-    corpus = read_corpus(assignment.datasets)
-    reports = Reports(Path(case.rows).parent)
-    tokenize_corpus(corpus, tokenizer, assignment.tuning, max_length=case.length, reports=reports)
-    adapted = model.adapt(model.load_base(files, assignment.customization, place), assignment, tokenizer, place)
-    model.seed_dropout(SEED, 0)
-    trainer = Trainer(
-        adapted, corpus.train, assignment.tuning, schedule_for(assignment.tuning, examples=len(corpus.train))
-    )
-    trainer.run(lambda step: pace.made(step.tokens))
+    directory = Path(case.rows).with_suffix(f".{case.examples}-{case.packed}")
+    directory.mkdir()
+    document = {"uid": "bench", "job_id": "bench", "devices": [], "spec": spec}
+    training.train_attempt(document, directory, Reports(directory))
 
 
 def trl(case: Case, pace: Pace) -> None:
@@ -260,6 +256,9 @@ CONTENDERS: dict[str, Callable[[Case, Pace], None]] = {each.__name__: each for e
 def main(name: str, case: Case) -> None:
     """Trains as the contender of that name until stdin ends."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    # As our trainer has it (ADR 0005): threads that spin would cost the others up to three quarters of their speed
+    # wherever the machine has something else to do, and nothing of that were the loop's.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     answers = os.fdopen(os.dup(1), "w")
     # What libraries print is kept apart from the answers, and from the terminal.
     with Path(f"{case.rows}.{name}.log").open("w") as log:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import subprocess
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from tokenizers import Tokenizer
 from bench.contenders import Case, Turn
 from bench.peers import peer
 from bench.report import Line
-from trainplane.demo.model import make_model_dir
+from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +66,9 @@ def measure(directory: Path) -> list[Line]:
     """Case after case, all contenders of one at once; each computes in its turn only."""
     directory.mkdir(parents=True)
     model = directory / "model"
-    make_model_dir(model, say=lambda _line: None)
+    subprocess.run(
+        [sys.executable, "-m", "trainplane.demo.model", str(model)], cwd=ROOT, check=True, capture_output=True
+    )
     draws = random.Random(1)
     mixed = [max(_SHORTEST, min(LENGTH, round(draws.lognormvariate(_MU, _SIGMA)))) for _ in range(ROWS)]
     equal_rows = _write_rows(directory / "equal.jsonl", model, [LENGTH] * ROWS)

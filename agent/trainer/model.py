@@ -134,8 +134,16 @@ def load_tokenizer(files: ModelFiles) -> Any:
     return tokenizer
 
 
-def load_base(files: ModelFiles, customization: Customization, device: Device) -> Any:
+def load_base(
+    files: ModelFiles, customization: Customization, device: Device, *, onto: torch.device | None = None
+) -> Any:
     """The base model on its device, quantized if the method says so.
+
+    Args:
+        files: the model's.
+        customization: the job's.
+        device: where it will be computed.
+        onto: where it is put meanwhile, if that is elsewhere.
 
     Raises:
         ModelFormatUnsupported: the architecture is unknown, or the weights are broken or not all there.
@@ -145,7 +153,7 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
     if customization.quantization is not None:
         from agent.trainer import quantized
 
-        quantizing = quantized.loading(customization.quantization, device)
+        quantizing = quantized.loading(customization.quantization, device, onto or device.torch_device)
     # It draws on stderr, which is the job's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with _Blaming("it"):
@@ -167,7 +175,7 @@ def load_base(files: ModelFiles, customization: Customization, device: Device) -
         )
     if customization.kind.peft_type:
         model.config.use_cache = False
-    return quantized.pin(model) if quantizing else model.to(device.torch_device)
+    return quantized.pin(model) if quantizing else model.to(onto or device.torch_device)
 
 
 def weights_dtype(customization: Customization) -> torch.dtype:

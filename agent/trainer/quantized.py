@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from peft.tuners.lora.bnb import Linear4bit as QuantizedLora
 from peft.tuners.lora.layer import Linear as PlainLora
 from transformers import BitsAndBytesConfig, Conv1D
@@ -21,14 +21,19 @@ from transformers import BitsAndBytesConfig, Conv1D
 from agent.trainer.failures import ModelFormatUnsupported, PrecisionUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from agent.trainer.customization import Quantization
     from agent.trainer.device import Device
 
 
-def loading(quantization: Quantization, device: Device) -> dict[str, Any]:
+def loading(quantization: Quantization, device: Device, onto: torch.device) -> dict[str, Any]:
     """What `from_pretrained` is told in order to quantize while it loads.
+
+    Args:
+        quantization: how.
+        device: where it will be computed.
+        onto: where the weights go.
 
     Raises:
         PrecisionUnsupported: the device cannot compute in the compute type.
@@ -38,7 +43,7 @@ def loading(quantization: Quantization, device: Device) -> dict[str, Any]:
             "customization.qlora.bnb_4bit_compute_dtype: a CPU does not compute in float16; ask for bfloat16 or float32"
         )
     return {
-        "device_map": {"": device.torch_device},
+        "device_map": {"": onto},
         "quantization_config": BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization.kind,
@@ -58,6 +63,78 @@ def pin(base: Any) -> Any:
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
     return base
+
+
+def told(base: Any) -> list[dict[str, Any]]:
+    """What another process must know in order to build the same model of shapes alone; scales and codes are in it."""
+    layers: list[tuple[str, Any]] = [each for each in base.named_modules() if isinstance(each[1], Linear4bit)]
+    return [
+        {
+            "name": name,
+            "sizes": (module.in_features, module.out_features),
+            "bias": None if module.bias is None else module.bias.dtype,
+            "compute_dtype": module.compute_dtype,
+            "source_cls": getattr(module, "source_cls", None),
+            "quant_type": module.weight.quant_type,
+            "compress_statistics": module.weight.compress_statistics,
+            "packed": (tuple(module.weight.shape), module.weight.dtype),
+            "state": module.weight.quant_state.as_dict(packed=True),
+        }
+        for name, module in layers
+    ]
+
+
+def build(base: Any, layers: Sequence[Mapping[str, Any]]) -> Any:
+    """Replace layers of a model of shapes alone by quantized ones, as `told` has them; the model."""
+    for each in layers:
+        inputs, outputs = each["sizes"]
+        made: Any = Linear4bit(  # type: ignore[no-untyped-call]
+            inputs,
+            outputs,
+            each["bias"] is not None,
+            compute_dtype=each["compute_dtype"],
+            compress_statistics=each["compress_statistics"],
+            quant_type=each["quant_type"],
+            device="meta",
+        )
+        shape, dtype = each["packed"]
+        made.weight = Params4bit(
+            torch.empty(shape, dtype=dtype, device="meta"),
+            quant_state=QuantState.from_dict(dict(each["state"]), device=torch.device("cpu")),
+            quant_type=each["quant_type"],
+            compress_statistics=each["compress_statistics"],
+            bnb_quantized=True,
+        )
+        if each["bias"] is not None:
+            made.bias = torch.nn.Parameter(made.bias.to(each["bias"]), requires_grad=False)
+        made.source_cls = each["source_cls"]
+        base.set_submodule(each["name"], made)
+    base.is_loaded_in_4bit = True
+    return pin(base)
+
+
+def keep_states(model: Any, device: torch.device) -> None:
+    """Let layers have the scales and codes that their weights had, for when those are mere parts; on that device."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            state: Any = getattr(module.weight, "quant_state", None) or module.quant_state
+            state.to(device)
+            module.quant_state = state
+
+
+def restore(model: Any) -> None:
+    """Make weights that are whole again, on the host, what bitsandbytes takes."""
+    keep_states(model, torch.device("cpu"))
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            state: Any = module.quant_state
+            module.weight = Params4bit(
+                module.weight.data,
+                quant_state=state,
+                quant_type=state.quant_type,
+                compress_statistics=state.nested,
+                bnb_quantized=True,
+            )
 
 
 def stands_transposed(model: Any) -> bool:

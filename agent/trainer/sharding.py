@@ -83,12 +83,27 @@ def load(files: ModelFiles, customization: Customization, place: Device, group: 
     Raises:
         ModelFormatUnsupported, PrecisionUnsupported: see `load_base`.
     """
-    if not sharded or group.first:
-        return load_base(files, customization, HOST if sharded else place)
+    if not sharded:
+        return load_base(files, customization, place)
+    quantizes = customization.quantization is not None
+    if group.first:
+        model = load_base(files, customization, place, onto=HOST.torch_device)
+        if quantizes:
+            group.tell(_quantized().told(model))
+        return model
     model = shapes(files, weights_dtype(customization))
+    if quantizes:
+        model = _quantized().build(model, group.tell(None))
     if customization.kind.peft_type:
         model.config.use_cache = False
     return model
+
+
+def _quantized() -> Any:
+    """The module that imports bitsandbytes, which other methods do without."""
+    from agent.trainer import quantized
+
+    return quantized
 
 
 def settle(adapted: AdaptedModel, group: Group, *, sharded: bool) -> AdaptedModel:
@@ -138,6 +153,8 @@ class Sharding:
         """Of the whole model, what is trained in it included."""
         units = _units(adapted.base)
         self._is_whole = adapted.is_whole
+        if adapted.quantization is not None:
+            _quantized().keep_states(self.model, self._device)
         self._materialise_small()
         for unit, policy in [*units, (self.model, MixedPrecisionPolicy())]:
             self._shard(unit, _policy(adapted) if policy is None else policy)
@@ -189,7 +206,8 @@ class Sharding:
 
     def _from_first(self, tensor: torch.Tensor) -> torch.Tensor:
         """Rank 0's tensor, on this rank's device."""
-        source = tensor.detach()
+        # Of bitsandbytes' parameters the numbers alone.
+        source = tensor.detach().as_subclass(torch.Tensor)
         if self.group.first:
             source = source.to(self._device).contiguous()
         else:
@@ -245,6 +263,8 @@ class Sharding:
         if self.group.first:
             for places in _shared(self.model, "_buffers"):
                 _put(places, "_buffers", _held(places, "_buffers").cpu())
+            if adapted.quantization is not None:
+                _quantized().restore(self.model)
         return replace(adapted, device=HOST, sharding=None)
 
 

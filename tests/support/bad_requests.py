@@ -345,9 +345,10 @@ def _contradictions() -> Iterator[BadRequest]:
     yield _local("fp16 on a CPU", "customization", half, ("customization.precision", said))
     sharded = changed(LOCAL, "tuning_parameters.sharding", "full")
     yield _bad("nothing to shard over", sharded, ("tuning_parameters.sharding", said))
-    for name, custom in (("qlora", {"method": "qlora"}), ("full in fp16", {"method": "full", "precision": "fp16"})):
-        body = changed(changed(sharded, "resources", {"gpus": 2}), "customization", custom)
-        yield _bad(f"{name}, sharded", body, ("tuning_parameters.sharding", "NOT_YET_SUPPORTED"))
+    whole = changed(
+        changed(sharded, "resources", {"gpus": 2}), "customization", {"method": "full", "precision": "fp16"}
+    )
+    yield _bad("full in fp16, sharded", whole, ("tuning_parameters.sharding", "NOT_YET_SUPPORTED"))
     yield _local("a push without a token", "export", {"push_to_hub": "owner/name"}, ("export.push_to_hub", said))
     for name in ("name", "owner/name/more", "../name", "owner/-", "https://hub/owner/name"):
         yield _local(f"a push to {name}", "export", {"push_to_hub": name}, ("export.push_to_hub", "MALFORMED"))

@@ -15,8 +15,6 @@ ROOM = 0.8
 
 def problem(customization: Mapping[str, Any]) -> str:
     """Why what is trained cannot be sharded; empty: it can."""
-    if customization.get("method") == "qlora":
-        return "the four-bit weights of method `qlora` cannot be sharded yet: use `lora`, or leave it out"
     if customization.get("method") == "full" and customization.get("precision") == "fp16":
         return "method `full` in fp16 cannot be sharded yet: ask for bf16 or fp32, or leave it out"
     if customization.get("peft", {}).get("config", {}).get("init_lora_weights") == "eva":

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from trainplane.backends.peft_methods import METHODS
 from trainplane.backends.sharding import CHOICES, problem, shards
 
 GIB = float(2**30)
 LORA = {"method": "lora", "precision": "bf16"}
 REFUSED: list[dict[str, Any]] = [
-    {"method": "qlora", "precision": "bf16"},
     {"method": "full", "precision": "fp16"},
     {"method": "lora", "precision": "bf16", "peft": {"config": {"init_lora_weights": "eva"}}},
 ]
@@ -43,5 +43,6 @@ def test_what_cannot_be_sharded_never_is_and_says_why(customization: dict[str, A
     assert not any(decide(asked, customization) for asked in CHOICES)
 
 
-def test_every_other_method_can_be():
-    assert problem(LORA) == problem({"method": "full", "precision": "bf16"}) == ""
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be(method: str):
+    assert problem({"method": method, "precision": "bf16"}) == ""

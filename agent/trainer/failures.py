@@ -25,6 +25,7 @@ errors that are not ours; DEADLINE_EXCEEDED is told by who watches the clock (`w
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -153,7 +154,11 @@ def describe(error: BaseException) -> tuple[str, str]:
             "OUT_OF_MEMORY_HOST",
             f"the host's memory is full; raise resources.memory_gb or lower max_sequence_length ({text})",
         )
-    if (isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS) or "No space left on device" in text:
-        return "DISK_FULL", f"the node's disk is full: {text}"
+    # Libraries in other languages have the words only.
+    if getattr(error, "errno", None) in DISK_FULL_ERRNOS or any(os.strerror(no) in text for no in DISK_FULL_ERRNOS):
+        return "DISK_FULL", (
+            f"the node's disk is full: {text}; free some, give the agent a larger data_dir, or keep fewer checkpoints "
+            "(tuning_parameters.checkpoint_limit)"
+        )
     lines = "".join(traceback.format_exception(error)).strip().splitlines()
     return "TRAINER_CRASHED", "\n".join(lines[-TRACEBACK_LINES:])

@@ -18,6 +18,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import get_peft_model
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors import SafetensorError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from agent.trainer.assignment import Assignment
     from agent.trainer.customization import Customization
+    from agent.trainer.data.tokens import TokenCounts
     from agent.trainer.device import Device
     from agent.trainer.model_files import ModelFiles
     from agent.trainer.passes import Passes
@@ -45,7 +47,16 @@ if TYPE_CHECKING:
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MIN_LENGTH = 8
 """Tokens; as in the spec's bounds of `max_sequence_length`."""
-LIBRARY_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
+LIBRARY_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 ERROR_LIMIT = 600
 """Characters of a library's error that go into a message."""
 
@@ -127,11 +138,28 @@ def load_tokenizer(files: ModelFiles) -> Any:
     Raises:
         ModelFormatUnsupported: there is none that can be loaded, or none that knows the offsets of its tokens.
     """
-    with _Blaming("its tokenizer"):
+    with _Blaming("its tokenizer", "put the tokenizer.json that it was trained with beside it"):
         tokenizer = AutoTokenizer.from_pretrained(str(files.directory), trust_remote_code=False, local_files_only=True)
     if not tokenizer.is_fast:
         raise ModelFormatUnsupported("base_model.model_name: its tokenizer has no fast form; add a tokenizer.json")
     return tokenizer
+
+
+def require_vocabulary(files: ModelFiles, counts: Mapping[str, TokenCounts]) -> None:
+    """Refuse a tokenizer that has tokens which the model does not know, where the data has one of them.
+
+    Raises:
+        ModelFormatUnsupported: so it is.
+    """
+    nested = files.config.get("text_config")
+    size = (nested if isinstance(nested, dict) else files.config).get("vocab_size")
+    for counted in counts.values():
+        highest, where = counted.highest
+        if isinstance(size, int) and highest >= size:
+            raise ModelFormatUnsupported(
+                f"base_model.model_name: its tokenizer makes token {highest} of {where}, and its weights know those "
+                f"below {size} (vocab_size in config.json): put the tokenizer beside them that they were trained with"
+            )
 
 
 def load_base(
@@ -156,7 +184,7 @@ def load_base(
         quantizing = quantized.loading(customization.quantization, device, onto or device.torch_device)
     # It draws on stderr, which is the job's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with _Blaming("it"):
+    with _Blaming("it", "fetch it anew, or name a language model of an architecture that transformers knows"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),
             dtype=weights_dtype(customization),
@@ -342,8 +370,9 @@ class _Blaming:
     it for a broken `tokenizer.json`.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, remedy: str) -> None:
         self._what = what
+        self._remedy = remedy
 
     def __enter__(self) -> None:
         return
@@ -352,5 +381,8 @@ class _Blaming:
         if kind is None or error is None or kind is torch.OutOfMemoryError or "can't allocate memory" in str(error):
             return
         if kind is Exception or issubclass(kind, LIBRARY_ERRORS):
-            said = f"{kind.__name__}: {error}"[:ERROR_LIMIT]
-            raise ModelFormatUnsupported(f"base_model.model_name: {self._what} cannot be loaded: {said}") from error
+            # A list of all architectures that there are helps nobody.
+            said = f"{kind.__name__}: {error}".partition("\nModel type should be one of")[0][:ERROR_LIMIT]
+            raise ModelFormatUnsupported(
+                f"base_model.model_name: {self._what} cannot be loaded: {said}; {self._remedy}"
+            ) from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported, ModelNotFound, NotYetSupported, StorageDenied
 from agent.trainer.pulse import PULSE
+from agent.trainer.weight_files import require_whole
 from trainplane.backends import gguf_support
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -40,7 +41,7 @@ def inspect_model(path: str, *, called: str = "") -> ModelFiles:
 
     Raises:
         ModelNotFound: no such directory, or no model in it.
-        ModelFormatUnsupported: its weights are not safetensors, it asks for remote code, or it is an adapter.
+        ModelFormatUnsupported: its weights are not safetensors or not whole, it asks for remote code, or is an adapter.
         NotYetSupported: it is quantized.
         StorageDenied: it may not be read.
     """
@@ -64,7 +65,12 @@ def inspect_model(path: str, *, called: str = "") -> ModelFiles:
     _refuse_remote_code(model_name, config, tokenizer_config)
     if config.get("quantization_config"):
         raise NotYetSupported("base_model.model_name: the model is quantized; name its full-precision weights")
-    return ModelFiles(directory, config, _weights(directory, names, model_name))
+    weights = _weights(directory, names, model_name)
+    try:
+        require_whole(directory, weights)
+    except PermissionError as error:
+        raise StorageDenied(f"base_model.model_name: {error.filename} may not be read by the trainer's user") from error
+    return ModelFiles(directory, config, weights)
 
 
 def require_gguf(files: ModelFiles) -> None:

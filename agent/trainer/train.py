@@ -22,6 +22,7 @@ from agent.trainer.data.batches import collate_rows
 from agent.trainer.data.examples import ExampleLengths
 from agent.trainer.data.order import Portion, effective_batches, halved, padded_tokens, plan, share
 from agent.trainer.failures import LossNotFinite, OutOfGpuMemory
+from agent.trainer.finite import require_finite_weights
 from agent.trainer.group import ALONE, PATIENCE_SECONDS
 from agent.trainer.history import History
 from agent.trainer.loss import summed_loss
@@ -236,6 +237,8 @@ class Trainer:
         scales = self.scaler.is_enabled() and self.scaler.get_scale() >= LEAST_SCALE
         skipped = scales and not math.isfinite(norm)
         if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
+            if number == 1:
+                require_finite_weights(self.adapted)
             remedy = ", or ask for customization.precision bf16" if self.scaler.is_enabled() else ""
             raise LossNotFinite(
                 f"tuning_parameters.learning_rate: at step {number} the loss is {loss} and its gradient's norm "

@@ -85,7 +85,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank
 ) -> None:
     """The part that needs torch."""
-    from agent.trainer import device, eva, model, sharding
+    from agent.trainer import device, eva, finite, model, sharding
     from agent.trainer.data.sharing import share_examples, share_portions
     from agent.trainer.exporting import Exporter
     from agent.trainer.group import join
@@ -111,6 +111,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     tokenizer = model.load_tokenizer(files)
     limit = model.max_length(assignment, files)
     audited = _tokenized(corpus, tokenizer, tuning, limit, reports) if group.first else {}
+    model.require_vocabulary(files, corpus.counts)
     sharded = sharding.wanted(assignment, files, place, group)
     base = sharding.load(files, assignment.customization, place, group, sharded=sharded)
     corpus.train = share_examples(group, corpus.directory, "train", corpus.train)
@@ -136,7 +137,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         before = checkpoints.facts.get("eval_before")
     elif corpus.eval:
         reports.phase("EVALUATING")
-        before = mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group)
+        before = finite.checked(adapted, mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group))
         checkpoints.facts = {"eval_before": before}
     reports.phase("TRAINING", _beginning(history))
     meter = ProgressMeter(reports, schedule, memory_bytes=place.peak_memory_bytes)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from agent.trainer.data.beginnings import LOOKED_AT_BYTES, foreign
 from agent.trainer.data.formats import format_of, records
 from agent.trainer.data.row_index import RowIndex
 from agent.trainer.data.rows import BUILDERS, FIELD_NAMES, Row, RowFields, fingerprint, held_out_key, kind_of
@@ -144,6 +145,9 @@ def read_dataset(source: DatasetSource, index: RowIndex | None = None, *, seed: 
         with _opened(source, place) as stream:
             file = _File(place, shown, source.format or format_of(place.name), _stamp(stream), reading.count)
             files.append(file)
+            if words := foreign(stream.read(LOOKED_AT_BYTES), file.form):
+                raise DatasetInvalid(f"{source.path}.source: {shown} {words}")
+            stream.seek(0)
             digest, size = _digest(stream)
             digests.append(digest)
             size_bytes += size

@@ -95,9 +95,15 @@ def kind_of(source: DatasetSource, where: str, record: Mapping[str, Any]) -> str
     for kind, names in KINDS.items():
         if all(source.columns.get(name, name) in record for name in names):
             return kind
+    wrong = [name for name, column in source.columns.items() if column not in record]
+    maps = (
+        f"{source.path}.columns.{wrong[0]} names {source.columns[wrong[0]]}, which is not there"
+        if wrong
+        else f"{source.path}.columns maps other names"
+    )
     raise DatasetInvalid(
         f"{where} has the fields {', '.join(sorted(record)) or 'none'}; a row needs text, prompt and completion, "
-        f"instruction and output, or messages ({source.path}.columns maps other names)"
+        f"instruction and output, or messages ({maps})"
     )
 
 

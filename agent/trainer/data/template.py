@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
-from agent.trainer.failures import ChatTemplateMissing, DatasetInvalid
+from agent.trainer.failures import ChatTemplateMissing, ConfigInvalid, DatasetInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +73,7 @@ class Renderer:
     def __init__(self, tokenizer: Any, chat_template: str | None) -> None:
         self._tokenizer = tokenizer
         own = tokenizer.chat_template
+        self._told = bool(chat_template)
         self._template = chat_template or (own.get("default") if isinstance(own, dict) else own)
         self._special_tokens = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
 
@@ -87,6 +88,7 @@ class Renderer:
         Raises:
             ChatTemplateMissing: the row has `messages` and there is no template.
             DatasetInvalid: the template refuses the conversation.
+            ConfigInvalid: the template is none.
         """
         match row.content:
             case Text(text):
@@ -146,6 +148,11 @@ class Renderer:
             text = self._tokenizer.apply_chat_template(
                 list(messages), chat_template=self._template, tokenize=False, add_generation_prompt=generation_prompt
             )
+        except TemplateSyntaxError as error:
+            # Whatever the row says, it is no template.
+            remedy = "mend it" if self._told else "set tuning_parameters.chat_template"
+            field = "tuning_parameters.chat_template" if self._told else "base_model.model_name: its chat template"
+            raise ConfigInvalid(f"{field}: line {error.lineno} is not Jinja: {error.message}; {remedy}") from error
         except TEMPLATE_ERRORS as error:
             raise DatasetInvalid(f"{where}: the chat template refuses it: {error}") from error
         return str(text)

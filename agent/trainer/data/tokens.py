@@ -69,6 +69,8 @@ class TokenCounts:
     """Where the first of them stand."""
     lengths: Counter[int] = field(default_factory=Counter)
     """Examples by their length: as many entries as there are lengths."""
+    highest: tuple[int, str] = (-1, "")
+    """The highest token, and where its text stands."""
     shown: tuple[str, Example] | None = None
     """An example to look at, and where it stands: the first with trained and untrained tokens, else the first."""
 
@@ -169,6 +171,8 @@ def _look_at(text: Rendered, example: Example, ends: NDArray[np.int32], counts: 
     if not (ends == last).any():
         counts.endless += 1
         _list(text.where, counts.endless_at)
+    if (highest := int(example.ids.max())) > counts.highest[0]:
+        counts.highest = highest, text.where
     masked = not example.trained[1:].all()
     if counts.shown is None or (masked and counts.shown[1].trained[1:].all()):
         counts.shown = text.where, example

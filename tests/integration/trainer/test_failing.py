@@ -105,7 +105,7 @@ def quantized(model: Path) -> None:
         (unknown_architecture, "MODEL_FORMAT_UNSUPPORTED", "made_up"),
         (not_a_language_model, "MODEL_FORMAT_UNSUPPORTED", "cannot be loaded"),
         (broken_config, "MODEL_FORMAT_UNSUPPORTED", "config.json is not JSON"),
-        (cut_weights, "MODEL_FORMAT_UNSUPPORTED", "cannot be loaded"),
+        (cut_weights, "MODEL_FORMAT_UNSUPPORTED", "model.safetensors was cut off: it has "),
         (weights_of_another_shape, "MODEL_FORMAT_UNSUPPORTED", "cannot be loaded"),
         (a_layer_missing, "MODEL_FORMAT_UNSUPPORTED", "are not in its files, the first model.layers.2."),
         (broken_tokenizer, "MODEL_FORMAT_UNSUPPORTED", "its tokenizer cannot be loaded"),

@@ -59,7 +59,7 @@ def _look(spec: Mapping[str, Any], asked: Mapping[str, Any], count: Callable[[Se
         fetched=str(path),
     )
     try:
-        found = read_dataset(source).rows
+        found = read_dataset(source, whole=whole).rows
         rows = [row.content for row in islice(found, _MOST_ROWS)]
     except TrainingFailure as failure:
         return {"outcome": "FAILED", "reason": failure.reason, "message": str(failure)}

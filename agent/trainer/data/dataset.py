@@ -19,7 +19,17 @@ from urllib.parse import unquote, urlsplit
 from agent.trainer.data.beginnings import LOOKED_AT_BYTES, foreign
 from agent.trainer.data.formats import format_of, records
 from agent.trainer.data.row_index import RowIndex
-from agent.trainer.data.rows import BUILDERS, FIELD_NAMES, Row, RowFields, fingerprint, held_out_key, kind_of
+from agent.trainer.data.rows import (
+    BUILDERS,
+    FIELD_NAMES,
+    OPTIONAL_FIELDS,
+    Row,
+    RowFields,
+    fingerprint,
+    held_out_key,
+    kind_of,
+    mapped_kind,
+)
 from agent.trainer.failures import (
     ConfigInvalid,
     DatasetEmpty,
@@ -105,7 +115,7 @@ class Rows:
                     where = _where(self._source, record.number, file.shown)
                     if record.wrong:
                         raise _changed(self._source, file)
-                    yield Row(where, BUILDERS[self._kind](RowFields(where, record.fields, self._source.columns)))
+                    yield Row(where, BUILDERS[self._kind](RowFields(where, record, self._source)))
                     count += 1
                 _require_unchanged(self._source, file, stream)
         if count != self._count:
@@ -121,13 +131,16 @@ class Rows:
         return _where(self._source, int(self.index.entry(self.first + place)["number"]), file.shown)
 
 
-def read_dataset(source: DatasetSource, index: RowIndex | None = None, *, seed: int | None = None) -> Dataset:
+def read_dataset(
+    source: DatasetSource, index: RowIndex | None = None, *, seed: int | None = None, whole: bool = True
+) -> Dataset:
     """Look at every row and keep none: they are read again when they are wanted.
 
     Args:
         source: where they are.
         index: gets an entry for each of them; None: one of its own.
         seed: of the choice of rows that are held out; None: there is no such choice.
+        whole: there are no more rows than these.
 
     Raises:
         DatasetInvalid, DatasetEmpty, StorageDenied: with file, row and field.
@@ -135,10 +148,11 @@ def read_dataset(source: DatasetSource, index: RowIndex | None = None, *, seed: 
         DiskFull: there is no room for the index.
     """
     path = local_path(source)
-    _check_columns(source)
+    kind = mapped_kind(source)
     called = source.source if source.fetched else str(path)
     index = RowIndex() if index is None else index
     reading = _Reading(source, called, index, seed)
+    reading.kind = kind
     digests, size_bytes, files = [], 0, []
     for place in _files(source, path):
         shown = called if place == path else f"{place.name} of {called}"
@@ -154,6 +168,8 @@ def read_dataset(source: DatasetSource, index: RowIndex | None = None, *, seed: 
             for record in _records(source, file.form, stream, shown):
                 reading.take(record, shown)
     reading.finish()
+    if whole:
+        reading.require_all_columns()
     digest = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
     form = files[-1].form if files else ""
     return Dataset(
@@ -233,6 +249,9 @@ class _Reading:
         self._seed = seed
         self._first_wrong: DatasetInvalid | None = None
         self._wrong = 0
+        self._unseen = {name: source.columns[name] for name in OPTIONAL_FIELDS if name in source.columns}
+        """Mapped fields that rows may lack, as long as none had them."""
+        self._first_names = ""
         self._wrong_rows: list[int] = []
         """Those after the first that a message names."""
 
@@ -261,8 +280,11 @@ class _Reading:
     def _content(self, where: str, record: Record) -> Content:
         if record.wrong:
             raise DatasetInvalid(f"{where} {record.wrong}")
-        self.kind = self.kind or kind_of(self._source, where, record.fields)
-        return BUILDERS[self.kind](RowFields(where, record.fields, self._source.columns))
+        if self._unseen:
+            self._first_names = self._first_names or record.names
+            self._unseen = {name: column for name, column in self._unseen.items() if column not in record.fields}
+        self.kind = self.kind or kind_of(self._source, where, record)
+        return BUILDERS[self.kind](RowFields(where, record, self._source))
 
     def finish(self) -> None:
         """There are no more.
@@ -279,6 +301,18 @@ class _Reading:
         if not self.count:
             raise DatasetEmpty(f"{self._source.path}.source: {self._called} has no rows")
 
+    def require_all_columns(self) -> None:
+        """There are no more, and not one has what `columns` maps.
+
+        Raises:
+            DatasetInvalid: so it is.
+        """
+        for name, column in self._unseen.items():
+            raise DatasetInvalid(
+                f"{self._source.path}.columns.{name}: no row of {self._called} has a field {column}; "
+                f"the first has {self._first_names}"
+            )
+
 
 def local_path(source: DatasetSource) -> Path:
     """The path of the rows on this machine: what was fetched, or what a `file://` URI names."""
@@ -293,14 +327,6 @@ def local_path(source: DatasetSource) -> Path:
     if "\0" in path:
         raise ConfigInvalid(f"{source.path}.source: must not contain NUL")
     return Path(path)
-
-
-def _check_columns(source: DatasetSource) -> None:
-    for name in source.columns:
-        if name not in FIELD_NAMES:
-            raise ConfigInvalid(
-                f"{source.path}.columns.{name}: no such field; there are {', '.join(sorted(FIELD_NAMES))}"
-            )
 
 
 def _columns(source: DatasetSource) -> frozenset[str]:

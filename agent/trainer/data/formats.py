@@ -57,6 +57,13 @@ class Record:
     fields: Mapping[str, Any]
     wrong: str = ""
     """In words that go on after `row 7 of FILE`; empty: nothing."""
+    left_out: tuple[str, ...] = ()
+    """Names of the fields that were not read."""
+
+    @property
+    def names(self) -> str:
+        """The names of all its fields, for messages."""
+        return ", ".join(sorted((*self.fields, *self.left_out))) or "none"
 
 
 def format_of(name: str) -> str:
@@ -157,11 +164,12 @@ def _parquet(stream: BinaryIO, wanted: Collection[str], shown: str) -> Iterator[
     try:
         file = parquet.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
         known = [name for name in file.schema_arrow.names if name in wanted]
+        left_out = tuple(name for name in file.schema_arrow.names if name not in known) if known else ()
         number = 0
         for batch in file.iter_batches(_batch_rows(file), columns=known or None, use_threads=False):
             for fields in batch.to_pylist():
                 number += 1
-                yield Record(number, {name: _as_written(value) for name, value in fields.items()})
+                yield Record(number, {name: _as_written(value) for name, value in fields.items()}, left_out=left_out)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetInvalid(f"{shown} is not a Parquet file that can be read: {error}") from error
 

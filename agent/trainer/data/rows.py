@@ -1,7 +1,7 @@
 """What a row of a dataset can say, and which field of it is wrong.
 
-A dataset has one kind of row, told by its first: `messages`, else `prompt` + `completion`, else `instruction`
-+ `output`, else `text`; fields beyond these are left alone.
+A dataset has one kind of row: that of the fields which its `columns` maps, else told by its first row: `messages`, else
+`prompt` + `completion`, else `instruction` + `output`, else `text`; fields beyond these are left alone.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from agent.trainer.failures import DatasetInvalid
+from agent.trainer.failures import ConfigInvalid, DatasetInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.trainer.assignment import DatasetSource
+    from agent.trainer.data.formats import Record
 
 FINGERPRINT_BYTES = 16
 
@@ -82,28 +83,46 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """Kind -> the fields that a row of it must have; the order is the precedence."""
 
-OPTIONAL_FIELDS = ("input",)
-FIELD_NAMES = frozenset(name for names in KINDS.values() for name in names) | frozenset(OPTIONAL_FIELDS)
+OPTIONAL_FIELDS = {"input": "instruction"}
+"""Field -> the kind of the rows that may have it."""
+
+KIND_OF_FIELD = {name: kind for kind, names in KINDS.items() for name in names} | OPTIONAL_FIELDS
+FIELD_NAMES = frozenset(KIND_OF_FIELD)
 
 
-def kind_of(source: DatasetSource, where: str, record: Mapping[str, Any]) -> str:
-    """The kind of a record, one of KINDS.
+def mapped_kind(source: DatasetSource) -> str:
+    """The kind of row that `columns` speaks of; empty: it maps nothing.
+
+    Raises:
+        ConfigInvalid: a name of it is no field, or its names are of different kinds.
+    """
+    kind = ""
+    for name in source.columns:
+        if name not in FIELD_NAMES:
+            raise ConfigInvalid(
+                f"{source.path}.columns.{name}: no such field; there are {', '.join(sorted(FIELD_NAMES))}"
+            )
+        kind = kind or KIND_OF_FIELD[name]
+        if KIND_OF_FIELD[name] != kind:
+            raise ConfigInvalid(
+                f"{source.path}.columns.{name}: cannot be mapped together with {next(iter(source.columns))}: they are "
+                "fields of different kinds of rows, and a dataset has one; leave one of them out"
+            )
+    return kind
+
+
+def kind_of(source: DatasetSource, where: str, record: Record) -> str:
+    """The kind of a record, one of KINDS, where `columns` maps nothing.
 
     Raises:
         DatasetInvalid: it is of none.
     """
     for kind, names in KINDS.items():
-        if all(source.columns.get(name, name) in record for name in names):
+        if all(name in record.fields for name in names):
             return kind
-    wrong = [name for name, column in source.columns.items() if column not in record]
-    maps = (
-        f"{source.path}.columns.{wrong[0]} names {source.columns[wrong[0]]}, which is not there"
-        if wrong
-        else f"{source.path}.columns maps other names"
-    )
     raise DatasetInvalid(
-        f"{where} has the fields {', '.join(sorted(record)) or 'none'}; a row needs text, prompt and completion, "
-        f"instruction and output, or messages ({maps})"
+        f"{where} has the fields {record.names}; a row needs text, prompt and completion, "
+        f"instruction and output, or messages ({source.path}.columns maps other names)"
     )
 
 
@@ -112,44 +131,47 @@ class RowFields:
     """A row's fields by our names. Each is asked for by what it must be, and DatasetInvalid says what it is instead."""
 
     where: str
-    record: Mapping[str, Any]
-    columns: Mapping[str, str]
+    record: Record
+    source: DatasetSource
 
     def text(self, name: str) -> str:
         """A string that must be there."""
         value = self.value(name)
         if not isinstance(value, str):
-            raise DatasetInvalid(f"{self.where}: {self._named(name)} must be a string, got {type(value).__name__}")
+            raise DatasetInvalid(f"{self.where}: {self.named(name)} must be a string, got {type(value).__name__}")
         return self._encodable(name, value)
 
     def optional_text(self, name: str) -> str:
         """A string; empty where there is none."""
-        return self.text(name) if self.record.get(self.columns.get(name, name)) is not None else ""
+        return self.text(name) if self.record.fields.get(self._column(name)) is not None else ""
 
     def value(self, name: str) -> Any:
         """Whatever it is, it must be there."""
-        column = self.columns.get(name, name)
-        if column not in self.record:
-            found = ", ".join(sorted(self.record)) or "none"
-            raise DatasetInvalid(f"{self.where}: {self._named(name)} is missing; the row has {found}")
-        return self.record[column]
+        column = self._column(name)
+        if column not in self.record.fields:
+            raise DatasetInvalid(f"{self.where}: {self.named(name)} is missing; the row has {self.record.names}")
+        return self.record.fields[column]
 
-    def _named(self, name: str) -> str:
-        column = self.columns.get(name, name)
-        return f"field {column}" if column == name else f"field {column} (columns.{name})"
+    def named(self, name: str) -> str:
+        """What messages call the field."""
+        mapped = f" ({self.source.path}.columns.{name})" if name in self.source.columns else ""
+        return f"field {self._column(name)}{mapped}"
+
+    def _column(self, name: str) -> str:
+        return self.source.columns.get(name, name)
 
     def _encodable(self, name: str, value: str) -> str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DatasetInvalid(f"{self.where}: {self._named(name)} holds a lone surrogate") from error
+            raise DatasetInvalid(f"{self.where}: {self.named(name)} holds a lone surrogate") from error
         return value
 
 
 def _conversation(fields: RowFields) -> Conversation:
     messages = fields.value("messages")
     if not isinstance(messages, list) or not messages:
-        raise DatasetInvalid(f"{fields.where}: messages must be a list that is not empty")
+        raise DatasetInvalid(f"{fields.where}: {fields.named('messages')} must be a list that is not empty")
     for index, message in enumerate(messages):
         where = f"{fields.where}: messages[{index}]"
         if not isinstance(message, dict):

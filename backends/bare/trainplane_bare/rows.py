@@ -1,7 +1,8 @@
 """From the datasets' files to examples: token ids, and which of them are trained on. Nothing heavy is imported.
 
-A row is `prompt` + `completion`, else `instruction` (+ `input`) + `output`, else `text`; what comes before the
-completion is not trained on. Broken rows end the job: what is left would not be what the user meant.
+A row is of the kind that `columns` maps fields of, else `prompt` + `completion`, else `instruction` (+ `input`) +
+`output`, else `text`; what comes before the completion is not trained on. Broken rows end the job: what is left would
+not be what the user meant.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ _ALPACA = (
     "request.\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n"
 )
 _PAIRED = ", paired with an input that provides further context"
+
+
+_KINDS = (("messages",), ("prompt", "completion"), ("instruction", "output", "input"), ("text",))
+"""The kinds of rows by their fields, of which `input` may be absent; the order is the precedence, unless `columns` maps
+fields of one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +67,19 @@ def read(source: Source) -> Dataset:
     Raises:
         Failure: DATASET_NOT_FOUND, STORAGE_DENIED, DATASET_INVALID or DATASET_EMPTY.
     """
+    if not any(source.columns.keys() <= {*names} for names in _KINDS):
+        words = f"{', '.join(source.columns)} are fields of different kinds of rows, and a dataset has one"
+        raise Failure("CONFIG_INVALID", f"{source.field.partition('.')[0]}.columns: {words}")
     rows: list[Row] = []
     wrong: list[str] = []
+    unseen = {source.columns[name] for name in ("input",) if name in source.columns}
     digest = sha256()
     for path in _files(source):
         content = _content(source, path)
         digest.update(content)
         for number, value in _values(source, path, content):
             where = f"{source.field}: row {number} of {path.name if path != source.path else source.called}"
+            unseen -= value.keys() if isinstance(value, dict) else set()
             found = _row(where, value, source.columns)
             if isinstance(found, Row):
                 rows.append(found)
@@ -79,6 +90,9 @@ def read(source: Source) -> Dataset:
         raise Failure("DATASET_INVALID", f"{wrong[0]}{more}")
     if not rows:
         raise Failure("DATASET_EMPTY", f"{source.field}: {source.called} has no rows")
+    if unseen:
+        at = f"{source.field.partition('.')[0]}.columns.input"
+        raise Failure("DATASET_INVALID", f"{at}: no row of {source.called} has a field {unseen.pop()}")
     return Dataset(source, rows, digest.hexdigest())
 
 
@@ -164,17 +178,19 @@ def _json(text: bytes) -> Any:
 
 def _row(where: str, value: Any, columns: dict[str, str]) -> Row | str:
     """The row, or what is wrong with it in words that go on after its place."""
-    if isinstance(value, Exception):
-        return f"is not JSON: {value}"
     if not isinstance(value, dict):
-        return "is not an object"
-    names = ("prompt", "completion", "instruction", "input", "output", "text", "messages")
+        return f"is not JSON: {value}" if isinstance(value, Exception) else "is not an object"
+    if missing := [name for name in columns if columns[name] not in value and name != "input"]:
+        found = ", ".join(sorted(value)) or "none"
+        return f"has no field {columns[missing[0]]} ({where.partition('.')[0]}.columns.{missing[0]}); it has {found}"
+    kinds = [names for names in _KINDS if columns.keys() <= {*names}]
+    names = {name for kind in kinds for name in kind}
     given = {name: value[columns.get(name, name)] for name in names if value.get(columns.get(name, name)) is not None}
     if "messages" in given:
         return "is a conversation, which backend bare does not train; use backend peft"
-    for kind in (("prompt", "completion"), ("instruction", "output"), ("text",)):
-        if all(name in given for name in kind):
-            texts = {name: given[name] for name in (*kind, "input") if name in given}
+    for kind in kinds:
+        if all(name in given for name in kind if name != "input"):
+            texts = {name: given[name] for name in kind if name in given}
             wrong = [name for name, text in texts.items() if not isinstance(text, str)]
             if wrong:
                 return f"has a field {columns.get(wrong[0], wrong[0])} that is no text"

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from trainplane_bare.failure import Failure
+from trainplane_bare.plan import Source
+from trainplane_bare.rows import read
 
 from tests.support.tiny_models import write_tiny_model
 
@@ -158,6 +161,32 @@ def test_rows_that_it_cannot_train_on_are_refused(attempt: Attempt, rows: list[A
     assert trained_by_bare(attempt) == 1
     assert attempt.reports[-1]["reason"] == reason
     assert words in attempt.reports[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": "body"}, "has no field body (datasets[0].columns.text); it has completion, prompt"),
+        ({"prompt": "prompt", "completion": "c"}, "has no field c (datasets[0].columns.completion); it has completion"),
+        ({"instruction": "prompt", "output": "completion", "input": "c"}, "datasets[0].columns.input: no row of"),
+        ({"text": "prompt", "output": "completion"}, "datasets[0].columns: text, output are fields of different kinds"),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(tmp_path: Path, columns: dict[str, str], words: str):
+    with pytest.raises(Failure) as caught:
+        read(source(tmp_path, {"prompt": "a", "completion": "b"}, columns))
+    assert words in str(caught.value)
+
+
+def test_the_kind_of_a_mapped_field_wins(tmp_path: Path):
+    (row,) = read(source(tmp_path, {"prompt": "a", "completion": "b", "body": "c"}, {"text": "body"})).rows
+    assert (row.before, row.trained) == ("", "c")
+
+
+def source(directory: Path, row: dict[str, str], columns: dict[str, str]) -> Source:
+    path = directory / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    return Source("datasets[0].source", path.as_uri(), path, "", columns)
 
 
 def test_what_is_cut_is_told(attempt: Attempt):

@@ -164,8 +164,7 @@ def test_a_column_that_is_not_there_is_named(attempt: Attempt):
     attempt.assign(datasets=[{"source": source, "columns": {"prompt": "query", "completion": "answer"}}])
     reason, message = failed_with(attempt)
     assert reason == "DATASET_INVALID"
-    assert "has the fields answer, question" in message
-    assert message.endswith("(datasets[0].columns.prompt names query, which is not there)")
+    assert message.endswith("field query (datasets[0].columns.prompt) is missing; the row has answer, question")
 
 
 # Configuration

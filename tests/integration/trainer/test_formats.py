@@ -86,6 +86,13 @@ def test_columns_map_the_header(tmp_path: Path):
         assert row.content == Completion("x", "y")
 
 
+def test_a_mapped_column_that_is_not_there_is_named_with_all_that_are(tmp_path: Path):
+    content = parquet_bytes([{"dialog": "x", "text": "y", "id": 1}])
+    words = r"row 1 of .*: field conv \(datasets\[3\]\.columns\.messages\) is missing; the row has dialog, id, text$"
+    with pytest.raises(DatasetInvalid, match=words):
+        read(tmp_path / "a.parquet", content, messages="conv")
+
+
 CSV = "prompt,completion\n"
 BROKEN = {
     "two values": ("a.csv", CSV + "a,b\na\n", "row 3 of .* has 1 values and the header has 2 names; quote"),

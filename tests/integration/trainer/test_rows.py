@@ -87,8 +87,8 @@ BROKEN = {
     "surrogate": (ROW + '{"prompt": "\\ud800", "completion": "b"}', "row 2 of .*: field prompt holds a lone surrogate"),
     "unknown": ('{"question": "a", "answer": "b"}', r"row 1 of .* has the fields answer, question; a row needs .*datasets\[3\]\.columns"),
     "another kind": (ROW + '{"text": "b"}', "row 2 of .*: field prompt is missing"),
-    "messages no list": ('{"messages": "hi"}', "row 1 of .*: messages must be a list"),
-    "messages empty": ('{"messages": []}', "row 1 of .*: messages must be a list that is not empty"),
+    "messages no list": ('{"messages": "hi"}', "row 1 of .*: field messages must be a list"),
+    "messages empty": ('{"messages": []}', "row 1 of .*: field messages must be a list that is not empty"),
     "message no object": ('{"messages": ["hi"]}', r"row 1 of .*: messages\[0\] must be an object"),
     "no role": ('{"messages": [{"content": "hi"}]}', r"row 1 of .*: messages\[0\]\.role must be one of"),
     "unknown role": ('{"messages": [{"role": "robot", "content": "hi"}]}', r"messages\[0\]\.role must be one of .*, got 'robot'"),
@@ -135,10 +135,55 @@ def test_columns_must_name_fields_that_there_are(file: Path):
         read(file, [{"q": "a"}], promt="q")
 
 
-def test_a_missing_mapped_column_is_named_with_its_mapping(file: Path):
-    rows = [{"q": "a", "a": "b"}, {"q": "a"}]
-    with pytest.raises(DatasetInvalid, match=r"row 2 of .*: field a \(columns\.completion\) is missing; the row has q"):
-        read(file, rows, prompt="q", completion="a")
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "content"),
+    [
+        ({"body": "x", "prompt": "a", "completion": "b"}, {"text": "body"}, Text("x")),
+        ({"text": "x", "prompt": "a", "completion": "b"}, {"text": "text"}, Text("x")),
+        ({"q": "a", "completion": "b", "messages": TALK}, {"prompt": "q"}, Completion("a", "b")),
+        ({"conv": TALK, "prompt": "a", "completion": "b"}, {"messages": "conv"}, Conversation(TALK)),
+        ({"instruction": "a", "ctx": "c", "output": "b", "text": "x"}, {"input": "ctx"}, Instruction("a", "c", "b")),
+        ({"instruction": "a", "ctx": None, "output": "b"}, {"input": "ctx"}, Instruction("a", "", "b")),
+    ],
+)  # fmt: skip
+def test_the_kind_of_a_mapped_field_wins(file: Path, row: dict[str, Any], columns: dict[str, str], content: object):
+    dataset = read(file, [row], **columns)
+    assert [row.content for row in dataset.rows] == [content]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "words"),
+    [
+        ({"q": "a"}, {"prompt": "q", "completion": "a"}, r"field a \(COLUMNS\.completion\) is missing; the row has q"),
+        ({"text": "x", "c2": "b"}, {"prompt": "nope", "completion": "c2"}, r"field nope \(COLUMNS\.prompt\) is missing; the row has c2, text"),
+        ({"text": "x"}, {"messages": "conv"}, r"field conv \(COLUMNS\.messages\) is missing; the row has text"),
+        ({"body": 5, "text": "x"}, {"text": "body"}, r"field body \(COLUMNS\.text\) must be a string, got int"),
+        ({"conv": "hi"}, {"messages": "conv"}, r"field conv \(COLUMNS\.messages\) must be a list that is not empty"),
+        ({"q": "a", "text": "x"}, {"prompt": "q"}, "field completion is missing; the row has q, text"),
+    ],
+)  # fmt: skip
+def test_a_mapped_column_that_is_not_there_is_named_with_its_mapping_and_with_those_that_are(
+    file: Path, row: dict[str, Any], columns: dict[str, str], words: str
+):
+    words = words.replace("COLUMNS", r"datasets\[3\]\.columns")
+    with pytest.raises(DatasetInvalid, match=f"row 1 of .*: {words}"):
+        read(file, [row], **columns)
+
+
+def test_a_mapped_column_may_be_absent_from_some_rows_only_if_it_is_optional(file: Path):
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "b", "ctx": "c"}]
+    assert [row.content.input for row in read(file, rows, input="ctx").rows] == ["", "c"]
+    words = r"^datasets\[3\]\.columns\.input: no row of .* has a field cxt; the first has instruction, output$"
+    with pytest.raises(DatasetInvalid, match=words):
+        read(file, rows, input="cxt")
+
+
+def test_columns_of_two_kinds_of_rows_contradict_each_other(file: Path):
+    with pytest.raises(ConfigInvalid, match=r"^datasets\[3\]\.columns\.messages: .* with text: .* different kinds"):
+        read(file, [{"body": "a", "conv": TALK}], text="body", messages="conv")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")

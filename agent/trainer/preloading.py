@@ -44,6 +44,7 @@ MODULES = (
     "agent.trainer.rank",
     "agent.trainer.resuming",
     "agent.trainer.separation",
+    "agent.trainer.sharding",
     "agent.trainer.train",
     "agent.trainer.training",
     "agent.trainer.verdict",

@@ -64,6 +64,26 @@ def train(
     return [json.loads((directory / f"found-{rank}").read_text()) for rank in range(ranks)]
 
 
+def lead(directory: Path) -> Any:
+    """Start an attempt's leader, which forks its ranks; a process of multiprocessing."""
+    CONTEXT.set_forkserver_preload([*PRELOADED, __name__])
+    process = CONTEXT.Process(target=_lead, args=(str(directory),))
+    process.start()
+    return process
+
+
+def _lead(directory: str) -> None:
+    import agent.trainer.preloading  # noqa: F401 - its ranks are forked from it then
+    from agent.trainer.__main__ import main
+
+    place = Path(directory) / "logs"
+    place.mkdir(exist_ok=True)
+    log = os.open(place / "rank-0.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os._exit(main(directory))
+
+
 def _train(directory: str, rank: int, tight: Tight | None, failpoint: str) -> None:
     import torch
     from torch.nn.modules.module import register_module_forward_pre_hook, register_module_full_backward_pre_hook

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from tests.integration.trainer import forked_ranks
 from tests.integration.trainer.attempts import Attempt
-from tests.integration.trainer.forked_ranks import BACKWARD, FORWARD, Tight
+from tests.integration.trainer.forked_ranks import BACKWARD, Tight
 from tests.support.eventually import eventually
 from tests.support.tiny_models import write_tiny_model
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RANKS = 2
-TRAINER = "agent.trainer"
 STARTED_SECONDS = 160.0
 """Ranks import torch and peft on a machine of two cores that runs other tests too."""
 #: 25 rows make a last batch of one in every epoch: one rank has nothing to train on.
@@ -32,7 +32,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "dora": {"customization": {"method": "dora", "rank": 4}},
     "adalora": {"customization": {"method": "adalora", "rank": 2}},
     "vera": {"customization": {"method": "vera", "rank": 4}},
-    "oft": {"customization": {"method": "oft", "peft": {"config": {"oft_block_size": 8}}}},
     "prefix_tuning": {"customization": {"method": "prefix_tuning"}},
     "layernorm": {"customization": {"method": "layernorm"}},
     "modules_to_save": {"customization": {**LORA, "peft": {"config": {"modules_to_save": ["lm_head"]}}}},
@@ -65,6 +64,11 @@ def make(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable
         return made
 
     return attempt
+
+
+def _begun(attempt: Attempt) -> bool:
+    path = attempt.directory / "reports.jsonl"
+    return path.exists() and '"progress"' in path.read_text()
 
 
 def losses(attempt: Attempt) -> list[float]:
@@ -128,12 +132,12 @@ def test_the_output_opens_as_any_adapter_does(make: Callable[..., Attempt], toke
     assert model(input_ids=ids, labels=ids).loss < before
 
 
-@pytest.mark.parametrize("tight", [
-    Tight(rank=1, tokens=60),
-    Tight(rank=0, tokens=60, module="LlamaMLP"),
-    Tight(rank=1, tokens=60, module="LlamaMLP", way=BACKWARD),
-], ids=["before all", FORWARD, BACKWARD])  # fmt: skip
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(("method", "tight"), [
+    ("full", Tight(rank=1, tokens=60)),
+    ("lora", Tight(rank=0, tokens=60, module="LlamaMLP")),
+    ("lora", Tight(rank=1, tokens=60, module="LlamaMLP", way=BACKWARD)),
+    ("full", Tight(rank=1, tokens=60, module="LlamaMLP", way=BACKWARD)),
+], ids=["at the beginning", "in its midst", "on the way back", "on the way back, with gradients"])  # fmt: skip
 def test_a_rank_whose_device_is_full_tries_again_with_the_others(
     method: str, tight: Tight, make: Callable[..., Attempt]
 ):
@@ -171,12 +175,18 @@ def test_it_is_merged_as_any_other(make: Callable[..., Attempt]):
     assert told["logit_difference"] < 1e-5 < told["adapter_effect"]
 
 
-async def test_a_rank_s_death_ends_the_attempt_with_its_last_words(make: Callable[..., Attempt], start: Any):
+async def test_a_rank_s_death_ends_the_attempt_with_its_last_words(make: Callable[..., Attempt]):
     attempt = make(RANKS, tuning_parameters={"max_steps": 1_000_000})
-    process = start(TRAINER, attempt.directory)
-    await eventually(lambda: "progress" in process.kinds(), deadline_seconds=STARTED_SECONDS)
-    process.ranks()[1].kill()
-    assert process.wait(10) == 1
+    leader = forked_ranks.lead(attempt.directory)
+    try:
+        await eventually(lambda: _begun(attempt), deadline_seconds=STARTED_SECONDS)
+        _, victim = sorted(psutil.Process(leader.pid).children(), key=lambda child: child.pid)
+        victim.kill()
+        leader.join(10)
+        assert leader.exitcode == 1
+    finally:
+        leader.kill()
+        leader.join()
     failed = attempt.reports[-1]
     assert (failed["kind"], failed["reason"]) == ("failed", "TRAINER_CRASHED")
     assert failed["message"].startswith("rank 1 was ended by SIGKILL: ")

@@ -54,6 +54,7 @@ LIBRARY_ERRORS = (
     TypeError,
     AttributeError,
     RuntimeError,
+    ImportError,
     SafetensorError,
     StrictDataclassError,
 )

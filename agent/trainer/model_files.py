@@ -1,8 +1,8 @@
 """Looks at a model's directory before anything of it is loaded, and refuses what is not safe or cannot work.
 
-A model is a customer's upload. What runs code (pickled weights, `auto_map`), or loads something else than it
-says (an adapter's config beside the model's makes transformers follow it to another path), is refused by its
-files alone: no torch, within milliseconds.
+A model is a customer's upload. What runs code (pickled weights, `auto_map`, kernels by name), or loads something else
+than it says (an adapter's config beside the model's makes transformers follow it to another path, an index of shards
+may name files of another model), is refused by its files alone: no torch, within milliseconds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from trainplane.backends import gguf_support
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 HASH_BLOCK_BYTES = 8 << 20
+_ATTENTION = ("eager", "sdpa")
+"""What computes attention without code from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,10 @@ def inspect_model(path: str, *, called: str = "") -> ModelFiles:
         raise NotYetSupported("base_model.model_name: the model is quantized; name its full-precision weights")
     weights = _weights(directory, names, model_name)
     try:
-        require_whole(directory, weights)
+        tensors = require_whole(directory, weights)
     except PermissionError as error:
         raise StorageDenied(f"base_model.model_name: {error.filename} may not be read by the trainer's user") from error
+    _refuse_too_many_layers(config, tensors)
     return ModelFiles(directory, config, weights)
 
 
@@ -112,6 +115,24 @@ def _refuse_remote_code(model_name: str, *configs: dict[str, Any]) -> None:
                 f"base_model.model_name: {model_name} asks to run code of its own (auto_map), which is never done; use "
                 "a model whose architecture transformers knows"
             )
+        for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+            for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+                asked = part.get(key)
+                if asked is not None and asked not in _ATTENTION:
+                    raise ModelFormatUnsupported(
+                        f"base_model.model_name: the config.json of {model_name} asks for code from elsewhere ({key}: "
+                        f"{str(asked)[:80]}), which is never loaded; remove that key"
+                    )
+
+
+def _refuse_too_many_layers(config: dict[str, Any], tensors: int) -> None:
+    """Modules are made for each layer before its weights are missed."""
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > tensors:
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: its config.json names {layers} layers (num_hidden_layers), and there are "
+            f"{tensors} tensors in its weights"
+        )
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -174,13 +174,11 @@ class Trainer:
                 if wishes.checkpoint and checkpoints is not None:
                     checkpoints.write(self, history)
             except LossNotFinite as error:
-                raise self._with_last_good(error, checkpoints, failed_step=len(history.losses) + 1) from error
+                raise self.with_last_good(error, checkpoints, failed_step=len(history.losses) + 1) from error
         return history
 
-    def _with_last_good(
-        self, error: LossNotFinite, checkpoints: Checkpointing | None, *, failed_step: int
-    ) -> Exception:
-        """The failure, with what is left of the training."""
+    def with_last_good(self, error: LossNotFinite, checkpoints: Checkpointing | None, *, failed_step: int) -> Exception:
+        """The failure, with what is left of the training; to be raised by all ranks."""
         if not self.group.first:
             # Rank 0 says it. The first to end is heard, and it ends the others.
             threading.Event().wait(PATIENCE_SECONDS)

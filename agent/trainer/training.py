@@ -8,6 +8,7 @@ and tokenizing, the digests, the reports, the output.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent.trainer.assignment import parse
 from agent.trainer.corpus import DIRECTORY as CORPUS
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.curves import Curves
+from agent.trainer.failures import LossNotFinite
 from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import PRELOADING, isolate
 from agent.trainer.metrics import MetricsRecorder
@@ -159,6 +161,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     if before is not None:
         reports.phase("EVALUATING")
         after = mean_loss(adapted, corpus.eval, batch_size=tuning.batch_size, group=group)
+        _require_finite_end(after, trainer, checkpoints)
         evaluation = Evaluation(before, after)
         meter.on_evaluation(evaluation)
         metrics.evaluated(schedule.total_steps, after)
@@ -173,6 +176,17 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         output.keep(curves.path)
         facts["exports"] = exporter.export(adapted, output.directory)
         output.describe(facts, audited)
+
+
+def _require_finite_end(loss: float, trainer: Trainer, checkpoints: Checkpointing) -> None:
+    if math.isfinite(loss):
+        return
+    steps = trainer.schedule.total_steps
+    lost = LossNotFinite(
+        f"tuning_parameters.learning_rate: after step {steps}, the last, the loss of the eval rows is {loss}; lower "
+        "the learning rate"
+    )
+    raise trainer.with_last_good(lost, checkpoints, failed_step=steps + 1)
 
 
 def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, reports: Reports) -> dict[str, Any]:

@@ -21,8 +21,10 @@ _LFS = b"version https://git-lfs"
 _ANEW = "fetch the model anew"
 
 
-def require_whole(directory: Path, weights: Sequence[Path]) -> None:
-    """Look at every header, and at the index of a model in several files.
+def require_whole(directory: Path, weights: Sequence[Path]) -> int:
+    """Look at every header, and at the index of a model in several files; how many tensors they name.
+
+    An index may name these files only: transformers would follow it to another model's.
 
     Args:
         directory: the model's.
@@ -39,8 +41,10 @@ def require_whole(directory: Path, weights: Sequence[Path]) -> None:
             f"base_model.model_name: {INDEX} names {missing[0]}, which is not there ({len(missing)} of {len(named)} "
             f"files are missing); {_ANEW}"
         )
-    for path in weights:
-        _require_floats(path, _header(path))
+    headers = [_header(path) for path in weights]
+    for path, tensors in zip(weights, headers, strict=True):
+        _require_floats(path, tensors)
+    return sum(map(len, headers))
 
 
 def _named(index: Path) -> set[str]:

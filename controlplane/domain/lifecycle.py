@@ -259,11 +259,12 @@ def _cancel(course: _Course, _news: n.Cancel) -> None:
     course.move(CG, EventType.CANCELLING, reason="", message="")
 
 
-def _cancel_recovering(course: _Course, _news: n.Cancel) -> None:
-    """No attempt is live: its processes are gone, or were given up with their node."""
+def _cancel_recovering(course: _Course, news: n.Cancel) -> None:
+    """No attempt is live: its processes are gone, or were given up with their node; or, of a gang, are being ended."""
     reason = course.job.reason if course.job.reason == "NODE_LOST" else ""
     course.move(CG, EventType.CANCELLING, reason=reason, message="")
-    course.move(C, EventType.CANCELLED, phase="", pause_wanted=False)
+    if not news.waits:
+        course.move(C, EventType.CANCELLED, phase="", pause_wanted=False)
 
 
 def _cancelled(course: _Course, _news: Any) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Cancel:
     """A user wants it ended."""
 
+    waits: bool = False
+    """RECOVERING: processes of its last attempt are left on a node, and CANCELLED is said when they are gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:

@@ -67,6 +67,10 @@ class Changes:
             self.told.events.extend(map(events.stored, recorded))
         return moved
 
+    def newest(self, job: Job) -> Job:
+        """The job as this transaction has left it: what is read again still lacks that."""
+        return self._jobs.get(job.uid, job)
+
     def flush(self) -> None:
         """Writes the jobs and their events; a job's end erases its secrets."""
         if self._jobs:

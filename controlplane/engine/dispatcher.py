@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from controlplane.domain import news as n
 from controlplane.domain import placement, spec
 from controlplane.domain.attempt import Attempt, AttemptState
+from controlplane.engine import gangs
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 from controlplane.engine.signals import Bell
 from controlplane.engine.waits import KnownWaits
@@ -86,7 +87,9 @@ class Dispatcher:
             if abs(changes.now_us - self._requeued_us) >= _REQUEUE_US:  # the wall clock may be set back
                 self._requeued_us = changes.now_us
                 for job in changes.tx.recovering_jobs(due_us=changes.now_us):
-                    changes.apply(job, n.Requeued())
+                    # A job that waits can be cancelled at once, so no process of it may be left.
+                    if not gangs.leaves_processes(changes.tx, job):
+                        changes.apply(job, n.Requeued())
             unseen = changes.tx.unseen_jobs(limit=PAGE)
             page = changes.tx.waiting_jobs(limit=PAGE, after=walk) if walk else []
             following = (page[-1].priority, page[-1].job.uid) if len(page) == PAGE else None

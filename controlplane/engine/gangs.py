@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from controlplane.domain.job import Job
     from controlplane.domain.news import AttemptNews
     from controlplane.engine.changes import Changes
+    from controlplane.engine.ports import Transaction
     from controlplane.engine.requests import ClaimAsked
 
 INCOMPLETE = "GANG_INCOMPLETE"
@@ -90,6 +91,14 @@ def _when_all_are_gone(job: Job, part: Attempt, news: _End, others: list[Attempt
 def trained(job: Job) -> bool:
     """Whether the live attempt has trained to its end, so that only its first node has something left to do."""
     return job.granted or job.phase == _UPLOADING
+
+
+def leaves_processes(tx: Transaction, job: Job) -> bool:
+    """Whether processes of the job's last attempt, which is over, may be left on a node that is not given up."""
+    last = tx.attempt(job.uid, job.attempt)
+    if last is None or not last.gang:
+        return False
+    return any(each.state is AttemptState.CLAIMED for each in tx.parts(job.uid, job.attempt))
 
 
 def end_unclaimed(changes: Changes, part: Attempt, *, reason: str) -> None:

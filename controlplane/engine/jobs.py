@@ -134,7 +134,8 @@ class Jobs:
             job = changes.tx.find_job(project, job_id)
             if job is None:
                 raise JobNotFound(job_id)
-            moved = changes.apply(job, n.Cancel())
+            waits = job.state is State.RECOVERING and gangs.leaves_processes(changes.tx, job)
+            moved = changes.apply(job, n.Cancel(waits=waits))
             if moved.state is State.CANCELLING:
                 attempt = changes.tx.attempt(job.uid, job.attempt)
                 if attempt is not None and attempt.state is AttemptState.ASSIGNED:

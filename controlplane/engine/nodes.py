@@ -268,6 +268,7 @@ class Nodes:
 
 def _tell(changes: Changes, job: Job, attempt: Attempt, news: n.Lost | n.Failed) -> Job:
     """Applies a node's end to its job; of a gang, as far as it is the job's business."""
+    job = changes.newest(job)  # another node of the gang may have ended in this transaction
     told = gangs.to_job(changes, job, attempt, news) if attempt.gang else news
     return job if told is None else changes.apply(job, told)
 

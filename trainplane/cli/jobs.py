@@ -100,8 +100,10 @@ def show(job: Job) -> None:
 
 
 def _attempt(attempt: Job.Attempt) -> str:  # type: ignore[name-defined]
-    devices = f" on devices {', '.join(attempt.devices)}" if attempt.devices else ""
-    return f"{attempt.node}{devices} {attempt.reason}".strip()
+    some = f"{len(attempt.devices)} each" if attempt.other_nodes else ", ".join(attempt.devices)
+    devices = f" on devices {some}" if attempt.devices else ""
+    nodes = " + ".join((attempt.node, *attempt.other_nodes))
+    return f"{nodes}{devices} {attempt.reason}".strip()
 
 
 def cancel(job_id: JobId, output: Output = Format.TEXT) -> None:

@@ -194,13 +194,13 @@ async def test_one_node_s_failure_ends_all_with_its_words(there, two, failing):
     assert other.node in there.bus.wakes
     [stop] = (await other.sync(alive(ref))).stop
     assert stop.reason == "PEER_ENDED"
-    held = await there.store.read(lambda tx: tx.charged_attempts())
-    assert [part.node for part in held] == [other.node]
     await there.clock.sleep(3)
     await rounds(there)
-    said = (await there.jobs.get("g", project="default")).record.pending_reason
-    assert said == "needs 4 x GPU on 2 nodes of 2; of the 2 that could take part 1 has 2 free"
+    assert (await there.job("g")).state is State.RECOVERING  # until nothing of it is left on the other
+    held = await there.store.read(lambda tx: tx.charged_attempts())
+    assert [part.node for part in held] == [other.node]
     await other.report(ref, 2, n.Stopped(1, "PEER_ENDED"))
+    await there.clock.sleep(1)
     await rounds(there)
     assert (await there.job("g")).attempt == 2
     shown = (await there.jobs.get("g", project="default")).record.attempts
@@ -234,6 +234,17 @@ async def test_a_lost_node_loses_the_attempt_and_its_devices_stay_charged(there,
     await back.report(ref, 2, n.Stopped(1, "LOST"))
     await rounds(there)
     assert (await there.job("g")).attempt == 2
+
+
+@story
+async def test_nodes_that_are_lost_together_lose_the_attempt_once(there, two):
+    ref = await running(there, two)
+    there.clock.jump(40)
+    await there.recorder.write(there.nodes.give_up_silent)
+    job = await there.job("g")
+    assert (job.state, job.reason, job.losses) == (State.RECOVERING, "NODE_LOST", 1)
+    assert await states(there, ref) == [AttemptState.LOST] * 2
+    assert (await there.types("g"))[-1] == "job.recovering"
 
 
 @story
@@ -273,6 +284,17 @@ async def test_cancelled_does_not_wait_for_a_node_that_cannot_be_reached(there, 
     job = await there.job("g")
     assert (job.state, job.reason) == (State.CANCELLED, "NODE_LOST")
     assert await states(there, ref) == [AttemptState.ENDED, AttemptState.LOST]
+
+
+@story
+async def test_cancelled_waits_for_the_other_nodes_of_an_attempt_that_has_failed(there, two):
+    ref = await running(there, two)
+    await two[1].report(ref, 2, n.Failed(1, "TRAINER_CRASHED", "boom"))
+    await there.jobs.cancel("g", project="default")
+    assert (await there.job("g")).state is State.CANCELLING
+    assert [stop.reason for stop in (await two[0].sync(alive(ref))).stop] == ["CANCELLED"]
+    await two[0].report(ref, 2, n.Stopped(1, "CANCELLED"))
+    assert (await there.job("g")).state is State.CANCELLED
 
 
 @story

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ class Course:
         self.here = here
         self.job_id = job_id
         self.agents = {1: Agent(here, "n1", cpus=1), 2: Agent(here, "n2", cpus=1)}
+        self.asked = {}
         self.sent = {}
         self.granted = set()
 
@@ -58,7 +60,7 @@ class Course:
         for agent in self.agents.values():
             await agent.sync()
         async with self.here.loops("submissions"):
-            made = await self.here.submissions.submit(Asked(spec(self.job_id), "default"))
+            made = await self.here.submissions.submit(Asked(spec(self.job_id, **self.asked), "default"))
         self.uid = made.record.job.uid
         await self.here.dispatcher.round()
 
@@ -88,7 +90,7 @@ class Course:
             await self.here.dispatcher.round()
         elif step == "silence":
             self.here.clock.jump(40)
-            await self.here.recorder.write(self.here.nodes.give_up_silent)
+            await self.here.recorder.write(self.here.nodes.give_up)
         elif step == "time":
             self.here.clock.jump(70)
             for agent in self.agents.values():
@@ -122,11 +124,14 @@ class Course:
             "failed": n.Failed(ref.number, "TRAINER_CRASHED", "boom"),
             "stopped": n.Stopped(ref.number, "CANCELLED"),
         }[kind]
+        output = Output("file:///out/", "d1", ()) if kind == "published" else None
+        await self._reported(ref, agent, news, output)
+
+    async def _reported(self, ref, agent, news, output):
         attempt = await self.here.attempt(ref)
         if attempt.state is AttemptState.ASSIGNED:
             return  # its node has not even got the spec
         self.sent[ref] = number = self.sent.get(ref, 0) + 1
-        output = Output("file:///out/", "d1", ()) if kind == "published" else None
         await agent.report(ref, number, news, output=output)
         await agent.report(ref, number, news, output=output)  # the answer was lost
 
@@ -160,8 +165,60 @@ class Course:
         assert await self.here.store.read(lambda tx: tx.charged_attempts()) == []
 
 
-@pytest.mark.parametrize("quarter", range(4))
-def test_a_thousand_interleavings_have_one_end_one_grant_and_no_gap(quarter):
+class GangCourse(Course):
+    """A job that two nodes have to train together, and what is done to it."""
+
+    def __init__(self, here, job_id):
+        super().__init__(here, job_id)
+        self.agents = {number: Agent(here, f"{job_id}-{number}", gpus=2) for number in (1, 2)}
+        self.asked = {"resources": {"gpus": 4}, "placement": {"labels": {"job": job_id}}}
+        for agent in self.agents.values():
+            agent.inventory = replace(agent.inventory, labels={"job": job_id})
+        self.gone = set()
+        """(attempt, node) of which the node has said that nothing is left."""
+
+    async def ref(self, node):
+        number = (await self.here.job(self.job_id)).attempt
+        return AttemptRef(self.uid, number) if number else None
+
+    async def part(self, ref, agent):
+        return (await self.here.store.read(lambda tx: tx.attempts_on(agent.node, [ref]))).get(ref)
+
+    async def _of_attempt(self, kind, ref, agent):
+        if kind in {"absent", "failed", "stopped", "published"}:
+            self.gone.add((ref, agent.node))
+        await super()._of_attempt(kind, ref, agent)
+
+    async def _reported(self, ref, agent, news, output):
+        part = await self.part(ref, agent)
+        if part.state is AttemptState.ASSIGNED or not part.claim_time_us:
+            return  # its node has not even got the spec
+        self.sent[ref, agent.node] = number = self.sent.get((ref, agent.node), 0) + 1
+        await agent.report(ref, number, news, output=output)
+
+    async def ends(self, job):
+        for number in range(1, job.attempt + 1):
+            for part in await self.here.store.read(lambda tx, number=number: tx.parts(self.uid, number)):
+                ref = AttemptRef(self.uid, number)
+                if part.claim_time_us and part.state is AttemptState.ENDED:
+                    assert (ref, part.node) in self.gone  # invariant 6: by its node's word alone
+                if job.state is State.CANCELLED:
+                    assert part.state is not AttemptState.CLAIMED  # invariant 7
+        await self.do("cancel")
+        for agent in self.agents.values():
+            self.here.clock.jump(60)
+            refs = [AttemptRef(self.uid, number) for number in range(1, job.attempt + 1)]
+            await agent.sync(*(alive(ref, Stage.ENDED, reports=self.sent.get((ref, agent.node), 0)) for ref in refs))
+            await agent.sync()
+            await agent.sync()
+        await self.do("cancel")
+        assert (await self.here.job(self.job_id)).terminal
+        left = await self.here.store.read(lambda tx: tx.charged_attempts())
+        assert [part for part in left if part.job_uid == self.uid] == []
+
+
+@pytest.mark.parametrize(("course_of", "part"), [*((Course, part) for part in range(4)), (GangCourse, 0)])
+def test_a_thousand_interleavings_have_one_end_one_grant_and_no_gap(course_of, part):
     numbers = itertools.count()
     ends = dict.fromkeys(TERMINAL, 0)
     with tempfile.TemporaryDirectory() as directory, asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -172,7 +229,7 @@ def test_a_thousand_interleavings_have_one_end_one_grant_and_no_gap(quarter):
         @given(COURSES)
         def follows(course):
             async def run():
-                job = Course(here, f"j{next(numbers)}")
+                job = course_of(here, f"j{next(numbers)}")
                 await job.begin()
                 for together in course:
                     await asyncio.gather(*(job.do(step) for step in together))

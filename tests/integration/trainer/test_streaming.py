@@ -261,12 +261,14 @@ def test_nothing_of_the_corpus_is_left_in_the_attempt_s_directory(attempt: Attem
 
 def _take(meeting: str, directory: str, rank: int, ranks: int, seed: int) -> None:
     """Be a rank: take what rank 0 has, and leave it where the test finds it."""
+    from torch.distributed import FileStore
+
     from agent.trainer.data.sharing import share_examples
     from agent.trainer.group import join
 
     place = Path(directory)
     place.mkdir(exist_ok=True)
-    group = join(Path(meeting), rank=rank, size=ranks, cuda=False)
+    group = join(lambda _rank, size: FileStore(meeting, size), rank=rank, size=ranks, cuda=False)
     ours = written(place, made(seed, 200)) if rank == 0 else ()
     shared = share_examples(group, place, "train", ours)
     nothing = share_examples(group, place, "eval", ())

@@ -185,6 +185,51 @@ class Hub:
             done = api.create_commit(name, operations, repo_type=self.subject.kind, commit_message=message)
         return str(done.oid)
 
+    def may_write(self, name: str) -> bool | None:
+        """Whether a repository takes this token's owner for a writer; None: there is none, or none that it shows.
+
+        Raises:
+            InputError: the token is none, or the hub does not say.
+        """
+        from huggingface_hub import errors
+
+        library = self._library()
+        with self._blaming(name, "main"), self._perhaps_not_telling():
+            try:
+                library.HfApi(endpoint=self.endpoint, token=self.token or False).auth_check(
+                    name, repo_type=self.subject.kind, write=True
+                )
+            except errors.RepositoryNotFoundError:
+                return None
+            except errors.HfHubHTTPError as error:
+                if error.response.status_code == 403:
+                    return False
+                raise
+        return True
+
+    def account(self, name: str) -> dict[str, Any]:
+        """Whose this token is and what it may, in the hub's words (`whoami-v2`), asked for the sake of a repository.
+
+        Raises:
+            InputError: the token is none, or the hub does not say.
+        """
+        library = self._library()
+        with self._blaming(name, "main"), self._perhaps_not_telling():
+            told = library.HfApi(endpoint=self.endpoint, token=self.token or False).whoami()
+        return told if isinstance(told, dict) else {}
+
+    @contextmanager
+    def _perhaps_not_telling(self) -> Iterator[None]:
+        """A mirror may not know the question: that is no verdict on any repository."""
+        from huggingface_hub import errors
+
+        try:
+            yield
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code == 404:
+                raise self._unavailable(error, "it does not tell who may write") from error
+            raise
+
     def beginning(self, snapshot: Snapshot, file: RemoteFile, size_bytes: int) -> bytes:
         """A file's first bytes; nothing of it is kept.
 

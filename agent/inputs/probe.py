@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.inputs import choice, models, sampling
+from agent.inputs import choice, models, push, sampling
 from agent.inputs.datasets import blamed
 from agent.inputs.failures import CONFIG_INVALID, MODEL_NOT_FOUND, InputError
 from agent.inputs.models import MODEL_NAME, ModelWanted
@@ -30,6 +30,7 @@ def look(job: FetchJob) -> dict[str, Any]:
         InputError: as `probe` does.
     """
     found = probe(job)
+    _refuse_push(job)
     if not job.spec.get("resources", {}).get("gpus"):
         return {**found, "facts": {}}
     pool = ThreadPoolExecutor(1, thread_name_prefix="look")
@@ -62,18 +63,33 @@ def probe(job: FetchJob) -> dict[str, Any]:
         if not names:
             raise InputError(MODEL_NOT_FOUND, f"{field}: there is nothing below {prefix}/")
         choice.model_files(f"{prefix}/", names, field=field)
-        _refuse_export(job, lambda name: b"".join(storage.read(name)))
+        refuse_export(job, lambda name: b"".join(storage.read(name)))
         return {"outcome": "PASSED", "commit": ""}
     if wanted.provider == "huggingface":
         hub = job.hub()
         snapshot = models.look(hub, wanted)
-        _refuse_export(job, lambda name: models.read_small(hub, snapshot, name))
+        refuse_export(job, lambda name: models.read_small(hub, snapshot, name))
         return {"outcome": "PASSED", "commit": snapshot.commit}
-    _refuse_export(job, lambda name: (Path(wanted.name) / name).read_bytes())
+    refuse_export(job, lambda name: (Path(wanted.name) / name).read_bytes())
     return {"outcome": "SKIPPED", "commit": ""}
 
 
-def _refuse_export(job: FetchJob, read: Callable[[str], bytes]) -> None:
+def _refuse_push(job: FetchJob) -> None:
+    """A push that the job's token may not make. A hub that does not tell is passed over.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not job.spec.get("export", {}).get("push_to_hub"):
+        return
+    try:
+        push.check(job)
+    except InputError as error:
+        if error.lasting:
+            raise
+
+
+def refuse_export(job: FetchJob, read: Callable[[str], bytes]) -> None:
     """What is asked for beside the adapter, and this model's architecture or tokenizer does not allow.
 
     Raises:

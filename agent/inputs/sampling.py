@@ -64,6 +64,8 @@ class ModelSeen:
     """Whether this node has it."""
     tokenizer: bytes
     """`tokenizer.json`; empty: there is none, or a huge one."""
+    configuration: bytes
+    """`config.json`, whole; not told."""
 
     def facts(self) -> dict[str, Any]:
         """What is told of it."""
@@ -134,12 +136,13 @@ def _with_weights(job: FetchJob, wanted: ModelWanted, beside: ModelSeen) -> Mode
 
 
 def _seen(sizes: dict[str, int], read: Callable[[str, int], bytes], *, here: bool) -> ModelSeen:
-    config = _config(read(choice.CONFIG, sizes[choice.CONFIG]))
+    configuration = read(choice.CONFIG, sizes[choice.CONFIG])
+    config = _config(configuration)
     weights = [name for name in sizes if name.endswith(_WEIGHTS)]
     found = [tensor for name in weights for tensor in _tensors(name, read)] if len(weights) <= _MOST_FILES else []
     size = sizes.get("tokenizer.json", 0)
     tokenizer = read("tokenizer.json", size) if 0 < size <= _TOKENIZER_BYTES else b""
-    return ModelSeen(config, _patterns(found), sum(sizes.values()), here, tokenizer)
+    return ModelSeen(config, _patterns(found), sum(sizes.values()), here, tokenizer, configuration)
 
 
 def _config(content: bytes) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 model ─ config.json, headers ─┐
 datasets ─ a sample of each ──┤─► the trainer's own reader (a process of its own) ─► rows, tokens
-output, log ─ an object, gone ┘
+output, log ─ an object, gone ┤
+push ─ the hub asked who may ─┘
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from agent.inputs import sampling
+from agent.inputs import choice, push, sampling
 from agent.inputs.failures import InputError
+from agent.inputs.probe import refuse_export
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, session_name
 from agent.uploader import publishing
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from agent.inputs.fetch import FetchJob
     from agent.inputs.https import Beginning
+    from agent.inputs.sampling import ModelSeen
 
 PASSED, FAILED, SKIPPED = "PASSED", "FAILED", "SKIPPED"
 LOOK_SECONDS = 5.5
@@ -49,7 +52,7 @@ def preflight(job: FetchJob) -> dict[str, Any]:
     job = replace(job, storage=replace(job.storage, silence_seconds=_SILENCE_SECONDS, request_tries=_TRIES))
     datasets = range(len(job.spec["datasets"]))
     looks: dict[str, Callable[[], Any]] = {
-        "model": lambda: sampling.model(job),
+        "model": lambda: _model(job),
         **{f"datasets[{index}]": lambda index=index: sampling.dataset(job, index) for index in datasets},  # type: ignore[misc]
         "output": lambda: _output(job),
         "log": lambda: _log(job),
@@ -58,6 +61,8 @@ def preflight(job: FetchJob) -> dict[str, Any]:
     for name, field in (("output", "output_uri"), ("log", "log_uri")):
         if not artifacts.get(field):
             del looks[name]
+    if job.spec.get("export", {}).get("push_to_hub"):
+        looks["push"] = lambda: push.check(job)
     pool = ThreadPoolExecutor(min(len(looks), 16), thread_name_prefix="look")
     started = {name: pool.submit(look) for name, look in looks.items()}
     wait(started.values(), timeout=LOOK_SECONDS)
@@ -94,6 +99,17 @@ def _finding(name: str, made: Future[Any]) -> dict[str, str]:
     if isinstance(error, UnsupportedURIError):
         return found | {"outcome": FAILED, "reason": CONFIG_INVALID, "message": str(error)}
     raise error
+
+
+def _model(job: FetchJob) -> ModelSeen:
+    """The model, if what is asked for beside the adapter can be made of it.
+
+    Raises:
+        InputError: as of `sampling.model` and `refuse_export`.
+    """
+    seen = sampling.model(job)
+    refuse_export(job, lambda name: seen.configuration if name == choice.CONFIG else seen.tokenizer)
+    return seen
 
 
 def _access(job: FetchJob, field: str) -> Access:

@@ -118,7 +118,8 @@ def _of_a_node(effective: dict[str, Any]) -> list[str]:
     """The checks that a node makes."""
     names = ["model", *(f"datasets[{index}]" for index in range(len(effective["datasets"])))]
     places = (("output", "output_uri"), ("log", "log_uri"))
-    return names + [name for name, field in places if effective["artifacts"].get(field)]
+    names += [name for name, field in places if effective["artifacts"].get(field)]
+    return [*names, "push"] if effective.get("export", {}).get("push_to_hub") else names
 
 
 def _skipped(names: Sequence[str], why: str, *, node: str = "") -> tuple[Check, ...]:

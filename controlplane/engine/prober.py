@@ -43,12 +43,12 @@ _ELSEWHERE = frozenset({"huggingface", "s3"})
 
 
 def looks_elsewhere(effective: Mapping[str, Any]) -> bool:
-    """Whether a job's model is where only a node can look, or its architecture matters, which only a node can see."""
+    """Whether only a node can look: at a model that is elsewhere, at its architecture, or at what a token may write."""
     model = effective["base_model"]
     return effective["backend"] != "mock" and (
         model["provider"] in _ELSEWHERE
         or str(model.get("weights_url", "")).startswith("s3://")
-        or bool(effective.get("export", {}).get("gguf"))
+        or any(effective.get("export", {}).get(each) for each in ("gguf", "push_to_hub"))
     )
 
 

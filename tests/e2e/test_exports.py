@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.hub import HubMirror
+from tests.support.hub import Account, HubMirror
 from tests.support.tiny_models import write_tiny_model
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ print(json.dumps({"merged": (merged - adapted).abs().max().item(), "gguf": (gguf
 @pytest.fixture(scope="module")
 def mirror() -> Iterator[HubMirror]:
     with HubMirror().running() as running:
-        running.writers.add(TOKEN)
+        running.accounts[TOKEN] = Account("owner")
         yield running
 
 

@@ -34,6 +34,7 @@ _PREUPLOAD = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/preupload/(?P<
 _BATCH = re.compile(rf"(?:/(?P<kind>datasets))?/{_NAME}\.git/info/lfs/objects/batch")
 _UPLOAD = re.compile(rf"/upload/{_NAME}/(?P<digest>[0-9a-f]{{64}})")
 _COMMIT = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/commit/(?P<revision>[^/]+)")
+_AUTH = re.compile(rf"/api/(?P<kind>models|datasets)/{_NAME}/auth-check(?P<write>/write)?")
 _LINKED = re.compile(r"/linked/(?P<digest>[0-9a-f]{64})")
 
 
@@ -91,6 +92,34 @@ class Repository:
 
 
 @dataclass(frozen=True)
+class Account:
+    """Whose a token is, and what it may: `role` is `read`, `write` or `fineGrained`, then with `permissions` on `scope`."""
+
+    name: str
+    role: str = "write"
+    orgs: dict[str, str] = field(default_factory=dict)
+    """Organization -> this user's role in it: `admin`, `write`, `contributor`, `read`."""
+    permissions: tuple[str, ...] = ()
+
+    def may_write(self, owner: str) -> bool:
+        allowed = self.role == "write" or "repo.write" in self.permissions
+        return allowed and (owner == self.name or self.orgs.get(owner, "read") != "read")
+
+    def described(self) -> dict[str, Any]:
+        """As `whoami-v2` has it."""
+        entity = {"_id": "1", "type": "user", "name": self.name}
+        scoped = {"scoped": [{"entity": entity, "permissions": list(self.permissions)}], "global": []}
+        token = {
+            "displayName": "t",
+            "role": self.role,
+            **({"fineGrained": scoped} if self.role == "fineGrained" else {}),
+        }
+        orgs = [{"type": "org", "name": name, "roleInOrg": role} for name, role in self.orgs.items()]
+        known = {"type": "user", "id": "1", "name": self.name, "fullname": self.name, "orgs": orgs}
+        return {**known, "auth": {"type": "access_token", "accessToken": token}}
+
+
+@dataclass(frozen=True)
 class Asked:
     """One request that arrived."""
 
@@ -107,6 +136,8 @@ class Faults:
 
     statuses: list[int] = field(default_factory=list)
     """The next requests are answered so."""
+    spared: str = ""
+    """But not those whose path holds this."""
     cut_after_bytes: int | None = None
     """The next large body ends here, with the connection."""
     altered: str = ""
@@ -126,8 +157,8 @@ class HubMirror:
     """The mirror; see `running`."""
 
     def __init__(self) -> None:
-        self.writers: set[str] = set()
-        """Tokens that may push and make repositories."""
+        self.accounts: dict[str, Account] = {}
+        """Whose a token is. A token that is no account's may at most read what was served for it."""
         self.repositories: dict[str, Repository] = {}
         self.asked: list[Asked] = []
         self.faults = Faults()
@@ -225,7 +256,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refused.status, body, {**headers, **({"X-Error-Code": refused.code} if refused.code else {})})
 
     def _fail_as_told(self) -> None:
-        if self.hub.faults.statuses:
+        spared = self.hub.faults.spared
+        if self.hub.faults.statuses and not (spared and spared in self.path):
             raise _Refused(self.hub.faults.statuses.pop(0), "", "told to fail")
 
     def _body(self) -> bytes:
@@ -249,12 +281,19 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if hub.faults.refuse_pushes:
             raise _Refused(hub.faults.refuse_pushes, "", "told to refuse pushes")
-        if token not in hub.writers:
+        match = _COMMIT.fullmatch(path)
+        told = {} if match else json.loads(self._sent)
+        named = match or _PREUPLOAD.fullmatch(path) or _BATCH.fullmatch(path)
+        account = hub.accounts.get(token)
+        owner = (
+            named["name"].partition("/")[0] if named else str(told.get("organization") or (account and account.name))
+        )
+        if account is None or not account.may_write(owner):
             raise _Refused(401 if not token else 403, "", "You don't have the rights to write")
-        if match := _COMMIT.fullmatch(path):
+        if match:
             self._commit(match["name"])
         else:
-            self._prepare(path, json.loads(self._sent), token)
+            self._prepare(path, told, token)
 
     def _prepare(self, path: str, told: dict[str, Any], token: str) -> None:
         """Everything before the commit."""
@@ -327,6 +366,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._push(path, token)
         elif match := _LINKED.fullmatch(path):
             self._content(self._linked(match["digest"]))
+        elif path == "/api/whoami-v2":
+            if token not in self.hub.accounts:
+                raise _Refused(401, "", "Invalid credentials in Authorization header")
+            self._json(self.hub.accounts[token].described())
+        elif match := _AUTH.fullmatch(path):
+            self._found(match, token, download=True, revision="main")
+            account = self.hub.accounts.get(token)
+            if match["write"] and (account is None or not account.may_write(match["name"].partition("/")[0])):
+                raise _Refused(403, "", "You don't have the rights to write")
+            self._json({})
         elif match := _FILE.fullmatch(path):
             self._resolve(*self._found(match, token, download=True), match["file"])
         elif match := _TREE.fullmatch(path):
@@ -343,10 +392,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             raise _Refused(404, "", "no such endpoint")
 
-    def _found(self, match: re.Match[str], token: str, *, download: bool = False) -> tuple[Repository, str, list[File]]:
+    def _found(
+        self, match: re.Match[str], token: str, *, download: bool = False, revision: str = ""
+    ) -> tuple[Repository, str, list[File]]:
         """The repository, the commit and its files; refused as the hub refuses."""
         repositories = self.hub.repositories
-        if token and token not in {r.token for r in repositories.values()} | self.hub.writers:
+        if token and token not in {r.token for r in repositories.values()} | self.hub.accounts.keys():
             raise _Refused(401, "", "Invalid credentials in Authorization header")
         name = f"datasets/{match['name']}" if match["kind"] == "datasets" else match["name"]
         repository = repositories.get(name)
@@ -355,7 +406,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404 if token else 401, "RepoNotFound", "Repository not found")
         if not allowed and download:
             raise _Refused(403 if token else 401, "GatedRepo", f"Access to model {repository.name} is restricted")
-        revision = match["revision"] or "main"
+        revision = revision or match["revision"] or "main"
         sha = repository.revisions.get(revision, revision)
         if sha not in repository.commits:
             raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")

@@ -9,7 +9,7 @@ import pytest
 from nacl.public import PublicKey, SealedBox
 
 from tests.integration.agent.conftest import NODE, Agent, until
-from tests.support.hub import HubMirror
+from tests.support.hub import Account, HubMirror
 from tests.support.tiny_models import write_tiny_model
 from trainplane.wire import subjects
 from trainplane.wire.v1 import probe_pb2
@@ -198,6 +198,24 @@ async def test_each_thing_that_is_wrong_is_told_of_its_own_check(
     assert found["datasets[0]"][1] == "DATASET_INVALID"
     assert "row 1 of" in found["datasets[0]"][2]
     assert found["output"][1] == "STORAGE_DENIED"
+
+
+@pytest.mark.usefixtures("safe_model")
+async def test_exports_that_the_model_or_the_token_do_not_allow_are_told(
+    control_plane: FakeControlPlane, agent: Agent, tmp_path: Path
+) -> None:
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2"}')
+    export = {"gguf": True, "push_to_hub": "someone/result"}
+    asked = of_this_node(tmp_path, f"file://{tmp_path}/out/", export=export)
+    with HubMirror().running() as hub:
+        hub.accounts[TOKEN] = Account("someone", role="read")
+        agent.start("--hub-endpoint", hub.url)
+        found = await looked(control_plane, {**asked, "secrets": {"base_model.auth_token": TOKEN}})
+    assert found["model"][:2] == (OUTCOMES.FAILED, "CONFIG_INVALID")
+    assert found["model"][2].startswith("export.gguf: only Llama's architecture is written as GGUF")
+    assert found["push"][:2] == (OUTCOMES.FAILED, "HUB_UNAUTHORIZED")
+    assert found["push"][2].startswith("export.push_to_hub: the token in base_model.auth_token may not write to ")
+    assert TOKEN not in found["push"][2]
 
 
 @pytest.mark.usefixtures("safe_model")

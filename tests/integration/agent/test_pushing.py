@@ -14,7 +14,7 @@ from agent.run import Assignment, AttemptKey
 from agent.storage.access import StorageSettings
 from agent.uploader.fetcher import Fetcher
 from tests.integration.agent.conftest import Agent, mock_spec, until
-from tests.support.hub import HubMirror
+from tests.support.hub import Account, HubMirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ NAME, TOKEN = "someone/result", "hf_may-write-there"
 @pytest.fixture
 def mirror() -> Iterator[HubMirror]:
     with HubMirror().running() as running:
-        running.writers.add(TOKEN)
+        running.accounts[TOKEN] = Account("someone")
         yield running
 
 
@@ -78,7 +78,7 @@ async def test_a_push_that_fails_is_a_warning_and_the_output_is_there(
     control_plane: FakeControlPlane, agent: Agent, mirror: HubMirror, tmp_path: Path, why: str
 ) -> None:
     if why == "not a writer":
-        mirror.writers.clear()
+        mirror.accounts[TOKEN] = Account("someone", role="read")
     elif why == "refused":
         mirror.faults.refuse_pushes = 403
     agent.start("--hub-endpoint", mirror.url)

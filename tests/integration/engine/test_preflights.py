@@ -164,6 +164,17 @@ async def test_a_node_looks_and_endpoints_are_reached_at_once_and_the_checks_say
 
 
 @in_virtual_time
+async def test_a_job_that_pushes_has_the_nodes_word_on_its_token_and_of_an_older_agent_none(tmp_path):
+    async with world(tmp_path) as here:
+        await Agent(here).sync()
+        pushing = spec("j", **HUB, export={"push_to_hub": "someone/result"})
+        for finding in (Finding("push", "FAILED", "HUB_UNAUTHORIZED", "export.push_to_hub: no"), None):
+            here.probes.answers["gpu-01"] = found_by(*((finding,) if finding else ()))
+            (push,) = [each for each in (await look(here, pushing)).checks if each.name == "push"]
+            assert (push.status.value, push.reason) == (("FAILED", finding.reason) if finding else ("SKIPPED", ""))
+
+
+@in_virtual_time
 async def test_what_a_node_is_told_is_sealed_to_it_and_holds_no_secret_that_is_not_its_business(tmp_path):
     async with world(tmp_path) as here:
         agent, key = Agent(here), PrivateKey.generate()

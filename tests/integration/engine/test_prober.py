@@ -275,13 +275,13 @@ async def test_who_waited_behind_a_job_that_failed_its_look_gets_the_place(tmp_p
 
 
 @in_virtual_time
-@pytest.mark.parametrize("gguf", [True, False])
-async def test_a_local_model_is_looked_at_where_its_architecture_matters(tmp_path, gguf):
+@pytest.mark.parametrize("export", [{"gguf": True}, {"push_to_hub": "someone/result"}, {"gguf": False}])
+async def test_a_node_looks_for_a_local_model_where_its_architecture_or_the_token_matters(tmp_path, export):
     async with world(tmp_path) as here:
         here.probes.answers["gpu-01"] = Probed("FAILED", "CONFIG_INVALID", "export.gguf: no")
         await Agent(here).sync()
-        local = {"provider": "local", "model_name": "/models/tiny"}
+        local = {"provider": "local", "model_name": "/models/tiny", "auth_token": "hf_secret"}
         async with here.loops(*LOOPS):
-            await here.submit("j", backend="peft", base_model=local, export={"gguf": gguf})
+            await here.submit("j", backend="peft", base_model=local, export=export)
             await asyncio.sleep(1.5)
-        assert (await here.job("j")).state is (State.FAILED if gguf else State.STARTING)
+        assert (await here.job("j")).state is (State.FAILED if any(export.values()) else State.STARTING)

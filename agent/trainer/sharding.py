@@ -155,6 +155,8 @@ class Sharding:
         self._is_whole = adapted.is_whole
         if adapted.quantization is not None:
             _quantized().keep_states(self.model, self._device)
+        for kind in ("_parameters", "_buffers"):
+            self._agree(kind)
         self._materialise_small()
         for unit, policy in [*units, (self.model, MixedPrecisionPolicy())]:
             self._shard(unit, _policy(adapted) if policy is None else policy)
@@ -178,6 +180,21 @@ class Sharding:
     def local(tensor: torch.Tensor) -> torch.Tensor:
         """What of a tensor lies on this rank."""
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def _agree(self, kind: str) -> None:
+        """Take rank 0's types: its loader may keep some weights in another than the shapes were made in."""
+        here = _shared(self.model, kind)
+        told = self.group.tell([(tuple(_held(places, kind).shape), _held(places, kind).dtype) for places in here])
+        if [shape for shape, _ in told] != [tuple(_held(places, kind).shape) for places in here]:
+            raise NotYetSupported(
+                "tuning_parameters.sharding: this model's shapes are not those of its loaded weights; say none"
+            )
+        for places, (_, dtype) in zip(here, told, strict=True):
+            tensor = _held(places, kind)
+            if tensor.dtype != dtype:
+                made = tensor.detach().to(dtype)
+                trained = kind == "_parameters" and tensor.requires_grad
+                _put(places, kind, torch.nn.Parameter(made, requires_grad=trained) if kind == "_parameters" else made)
 
     def _materialise_small(self) -> None:
         """Give every rank the buffers, and the parameters that are not sharded."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 
 from bench import (
+    checkpoints,
     estimates,
     events,
     first_step,
@@ -28,7 +29,19 @@ from bench import (
 
 BENCHMARKS = {
     module.NAME: module
-    for module in (submits, start, first_step, events, watchers, memory, ranks, estimates, training, transfer)
+    for module in (
+        submits,
+        start,
+        first_step,
+        events,
+        watchers,
+        memory,
+        ranks,
+        checkpoints,
+        estimates,
+        training,
+        transfer,
+    )
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -95,6 +95,7 @@ class Checkpointing:
             LossNotFinite: a weight is not: nobody could go on from there.
             OSError: the disk refused.
         """
+        began = time.monotonic()
         self.flush()
         _require_finite(trainer, step=len(history.losses))
         ranks = trainer.group.gather(_rank_state(trainer, history))
@@ -124,7 +125,13 @@ class Checkpointing:
                 manifest_digest=written.manifest_digest,
                 oldest_step=written.oldest_step,
             )
-            log.info("checkpoint step=%d bytes=%d sha256=%s", written.step, written.size_bytes, written.manifest_digest)
+            log.info(
+                "checkpoint step=%d bytes=%d sha256=%s seconds=%.2f",
+                written.step,
+                written.size_bytes,
+                written.manifest_digest,
+                time.monotonic() - began,
+            )
         elif trainer.adapted.sharding is not None:
             for _ in trainer.adapted.sharding.wholes([*weights.values(), *moments.values()]):
                 pass

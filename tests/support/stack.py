@@ -61,7 +61,9 @@ class Part:
             )
         end = time.monotonic() + deadline_seconds
         while time.monotonic() < end:
-            said = out.read_text() + self.log.read_text()[start:]
+            told = out.read_text()
+            # A line that is not whole yet would run into the log's first.
+            said = told[: told.rfind("\n") + 1] + self.log.read_text()[start:]
             for line in said.splitlines(keepends=True):
                 if self.ready in line and line.endswith("\n"):  # a part of a line may be there
                     self.line = line.rstrip()

@@ -69,9 +69,16 @@ def _table(name: str, kind: type[PeftConfig]) -> list[str]:
     lines = [f"{name}: Fields = {{"]
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        kinds = " | ".join(dict.fromkeys(_kinds(hints[field.name])))
+        # In an order of our own: which of two equal unions `typing` gives depends on who made one first.
+        kinds = " | ".join(sorted(set(_kinds(hints[field.name])), key=_rank))
         lines.append(f'    "{field.name}": ("{kinds}", "{_default(field)}"),')
     return [*lines, "}", ""]
+
+
+def _rank(kind: str) -> tuple[int, str]:
+    """Simple types first, then words, lists, dictionaries and what is neither."""
+    simple = list(JSON_TYPES.values())
+    return (simple.index(kind), "") if kind in simple else (len(simple) + (kind == "object"), kind)
 
 
 def _kinds(hint: object) -> list[str]:

@@ -64,3 +64,11 @@ def test_three_methods_begin_at_what_it_knows_and_learn(pretrained: Path, tmp_pa
         assert len(course) == STEPS
         assert course[0] == pytest.approx(begin, rel=1e-3), method
         assert course[-1] < 0.9 * begin, (method, course)
+
+
+@pytest.mark.timeout(400)  # likewise
+def test_in_bf16_its_rounding_is_not_taken_for_documents_that_see_each_other(pretrained: Path, tmp_path: Path):
+    attempt = Attempt(tmp_path, pretrained)
+    tuning = {"packing": True, "max_steps": 1, "batch_size": len(FACTS)}
+    attempt.assign(rows=FACTS, customization={"precision": "bf16"}, tuning_parameters=tuning)
+    assert attempt.run() == 0, attempt.reports[-1]

@@ -1,26 +1,33 @@
-"""What a training is about to learn from: `audit.json` among the artifacts, and a line of it before training begins.
+"""What a training is about to learn from: `audit.json`, and a line of it before training begins.
 
 It answers what people find out too late: what was cut off or left out and where it stands, whether the model learns to
-stop, what is there twice, and, by one rendered example, which tokens are trained on at all.
+stop, what is there twice, and, by one rendered example, which tokens are trained on at all. It is written as soon as it
+is known, into the attempt's directory, from where it is shipped with the logs: whoever needs it most has a job that
+failed. Of data that is refused there is one, too, with the rows that are broken; among the artifacts it is in the end.
 """
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.trainer.data.broken import RowsBroken
 from agent.trainer.data.duplicates import find_duplicates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from agent.trainer.corpus import Corpus
     from agent.trainer.data.tokens import TokenCounts
+    from agent.trainer.failures import TrainingFailure
 
+NAME = "audit.json"
 FORMAT_VERSION = 1
 LISTED = 100
 """Rows that are named for each finding; all are counted."""
@@ -28,8 +35,32 @@ RENDERED_TOKENS = 2048
 """Of the rendered example; the rest is left out."""
 
 
+def store(found: Mapping[str, Any], directory: Path) -> None:
+    """Write an audit, whole or not at all.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    aside = directory / f".{NAME}.tmp"
+    aside.write_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    aside.replace(directory / NAME)
+
+
+def refusal(failure: TrainingFailure) -> dict[str, Any]:
+    """The audit of data of which nothing is known but why it is refused."""
+    rows = failure.rows if isinstance(failure, RowsBroken) else None
+    return {
+        "format_version": FORMAT_VERSION,
+        "failure": {"reason": failure.reason, "message": str(failure)},
+        "broken": {
+            "count": rows.count if rows else 0,
+            "rows": [{"row": where, "wrong": words.lstrip(": ")} for where, words in rows.listed] if rows else [],
+        },
+    }
+
+
 def audit(corpus: Corpus, tokenizer: Any, *, max_length: int) -> dict[str, Any]:
-    """The audit of a tokenized corpus, as JSON.
+    """The audit of a tokenized corpus, as JSON; also of one that was refused when it was tokenized.
 
     Args:
         corpus: with the examples of its splits.
@@ -53,7 +84,7 @@ def audit(corpus: Corpus, tokenizer: Any, *, max_length: int) -> dict[str, Any]:
         ],
         "splits": {split: _split(counts) for split, counts in corpus.counts.items()},
         "duplicates": _duplicates(corpus),
-        "rendered": _rendered(corpus.counts["train"], tokenizer),
+        "rendered": _rendered(corpus.counts.get("train"), tokenizer),
     }
 
 
@@ -77,21 +108,12 @@ def summary(found: dict[str, Any]) -> str:
 
 
 def _split(counts: TokenCounts) -> dict[str, Any]:
-    lengths, examples = np.array(sorted(counts.lengths.items()), dtype=np.int64).T
     return {
         "texts": counts.texts,
         "examples": counts.examples,
         "tokens": counts.tokens,
         "trained_tokens": counts.trained_tokens,
-        "lengths": {
-            "min": int(lengths[0]),
-            "mean": round(counts.tokens / counts.examples, 1),
-            "median": int(percentile(lengths, examples, 50)),
-            "p90": int(percentile(lengths, examples, 90)),
-            "p99": int(percentile(lengths, examples, 99)),
-            "max": int(lengths[-1]),
-            "histogram": _histogram(lengths, examples),
-        },
+        "lengths": _lengths(counts) if counts.examples else None,
         "refused": _finding(counts.untrainable, counts, counts.untrainable_at),
         "truncated": {
             **_finding(counts.truncated, counts, counts.truncated_at),
@@ -101,8 +123,21 @@ def _split(counts: TokenCounts) -> dict[str, Any]:
     }
 
 
+def _lengths(counts: TokenCounts) -> dict[str, Any]:
+    lengths, examples = np.array(sorted(counts.lengths.items()), dtype=np.int64).T
+    return {
+        "min": int(lengths[0]),
+        "mean": round(counts.tokens / counts.examples, 1),
+        "median": int(percentile(lengths, examples, 50)),
+        "p90": int(percentile(lengths, examples, 90)),
+        "p99": int(percentile(lengths, examples, 99)),
+        "max": int(lengths[-1]),
+        "histogram": _histogram(lengths, examples),
+    }
+
+
 def _finding(texts: int, counts: TokenCounts, rows: Sequence[str]) -> dict[str, Any]:
-    return {"texts": texts, "share": round(texts / counts.texts, 6), "rows": list(rows)}
+    return {"texts": texts, "share": round(texts / max(1, counts.texts), 6), "rows": list(rows)}
 
 
 def percentile(lengths: NDArray[np.int64], counts: NDArray[np.int64], percent: int) -> float:
@@ -145,10 +180,10 @@ def _duplicates(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _rendered(counts: TokenCounts, tokenizer: Any) -> dict[str, Any]:
-    """One example as the model sees it, cut where what is trained on begins and ends."""
-    if counts.shown is None:
-        raise ValueError("an audit needs an example")
+def _rendered(counts: TokenCounts | None, tokenizer: Any) -> dict[str, Any] | None:
+    """One example as the model sees it, cut where what is trained on begins and ends; None: there is none."""
+    if counts is None or counts.shown is None:
+        return None
     where, example = counts.shown
     ids, trained = example.ids[:RENDERED_TOKENS], example.trained[:RENDERED_TOKENS]
     cuts = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]

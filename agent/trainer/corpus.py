@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agent.trainer.data.broken import LISTED, BrokenRows, RowsBroken
 from agent.trainer.data.dataset import read_dataset
 from agent.trainer.data.examples import ExampleWriter
 from agent.trainer.data.row_index import RowIndex
 from agent.trainer.data.splitting import count_held_out, hold_out
 from agent.trainer.data.template import Renderer
 from agent.trainer.data.tokens import TokenCounts, tokenize
-from agent.trainer.failures import DatasetEmpty
+from agent.trainer.failures import DatasetEmpty, DatasetInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from agent.trainer.assignment import DatasetSource, Tuning
     from agent.trainer.data.dataset import Dataset
     from agent.trainer.data.rows import Row
+    from agent.trainer.data.template import Rendered
     from agent.trainer.data.tokens import Example
     from agent.trainer.reports import Reports
 
@@ -116,10 +118,17 @@ def read_corpus(sources: Sequence[DatasetSource], directory: Path, *, seed: int 
         seed: of the choice of rows that are held out; None: none is.
 
     Raises:
-        TrainingFailure: as `read_dataset` does.
+        TrainingFailure: as `read_dataset` does; RowsBroken has those of all datasets.
     """
     index = RowIndex(directory)
-    datasets = [read_dataset(source, index, seed=seed) for source in sources]
+    datasets, broken = [], BrokenRows()
+    for source in sources:
+        try:
+            datasets.append(read_dataset(source, index, seed=seed))
+        except RowsBroken as failure:
+            broken.add_all(failure.rows)
+    if broken.count:
+        raise broken.failure()
     return Corpus(datasets, directory / DIRECTORY, held_out=[0] * len(datasets))
 
 
@@ -128,7 +137,8 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
 
     Raises:
         ChatTemplateMissing: there are conversations and no template.
-        DatasetInvalid: the template refuses a row, or a file is not what it was.
+        RowsBroken: the template refuses rows; the others are tokenized and counted, unless it refuses LISTED of them.
+        DatasetInvalid: a file is not what it was.
         DatasetEmpty: a split has no trainable token, or a dataset with a weight has none.
         DiskFull: the disk has no room for the tokens.
     """
@@ -136,6 +146,7 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
     if tuning.eval_fraction:
         _hold_out(corpus, tuning.eval_fraction)
     corpus.directory.mkdir(exist_ok=True)
+    broken = BrokenRows()
     for split in SPLITS:
         if not any(corpus.count(number, split) for number in range(len(corpus.datasets))):
             continue
@@ -144,12 +155,13 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
         made = []
         for number in range(len(corpus.datasets)):
             before = writer.count
-            if corpus.count(number, split):
-                texts = (text for row in corpus.rows_of(number, split) for text in renderer.render(row))
-                for example in tokenize(texts, tokenizer, max_length=max_length, counts=counts):
-                    writer.append(example)
+            texts = _rendered(corpus, number, split, renderer, broken)
+            for example in tokenize(texts, tokenizer, max_length=max_length, counts=counts):
+                writer.append(example)
             made.append(writer.count - before)
         examples = writer.finish()
+        if broken.count:
+            continue
         _tell(split, counts, max_length, reports)
         if not examples:
             raise DatasetEmpty(
@@ -161,6 +173,21 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
             corpus.train_counts = _counted(corpus.datasets, made, max_length)
         else:
             corpus.eval = examples
+    if broken.count:
+        raise broken.failure()
+
+
+def _rendered(corpus: Corpus, number: int, split: str, renderer: Renderer, broken: BrokenRows) -> Iterator[Rendered]:
+    """The texts of those rows of a dataset that can be rendered; the others are noted."""
+    for row in corpus.rows_of(number, split) if corpus.count(number, split) else ():
+        try:
+            texts = renderer.render(row)
+        except DatasetInvalid as error:
+            broken.add(row.where, error)
+            if broken.count == LISTED:
+                raise broken.failure() from error
+        else:
+            yield from texts
 
 
 def _hold_out(corpus: Corpus, fraction: float) -> None:

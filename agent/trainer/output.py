@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from agent.trainer import audit
 from agent.trainer.card import model_card
 from agent.trainer.model import logged_warnings
 
@@ -88,9 +89,9 @@ class Output:
             OSError: the disk is full or broken.
         """
         (self._directory / "README.md").write_text(model_card(facts), encoding="utf-8")
-        for name, content in (("provenance.json", facts), ("audit.json", audited)):
-            document = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-            (self._directory / name).write_text(document + "\n", encoding="utf-8")
+        document = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+        (self._directory / "provenance.json").write_text(document + "\n", encoding="utf-8")
+        audit.store(audited, self._directory)
         sync_directory(self._directory)
 
     def _save_model(self) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.checkpoint import DIRECTORY
 from agent.trainer.assignment import parse
+from agent.trainer.audit import audit, refusal, store, summary
 from agent.trainer.corpus import DIRECTORY as CORPUS
 from agent.trainer.corpus import Corpus, read_corpus, tokenize_corpus
 from agent.trainer.curves import Curves
-from agent.trainer.failures import LossNotFinite
+from agent.trainer.failures import DatasetEmpty, DatasetInvalid, LossNotFinite
 from agent.trainer.inputs import read_inputs
 from agent.trainer.isolation import PRELOADING, isolate
 from agent.trainer.metrics import MetricsRecorder
@@ -31,11 +33,12 @@ from agent.trainer.stopping import STOP
 from agent.wording import place_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
     from agent.trainer.assignment import Assignment, Tuning
+    from agent.trainer.failures import TrainingFailure
     from agent.trainer.group import Group
     from agent.trainer.history import History
     from agent.trainer.model import AdaptedModel
@@ -70,7 +73,8 @@ def train_attempt(document: Mapping[str, Any], attempt_directory: Path, reports:
         corpus = Corpus([], attempt_directory / CORPUS)
     else:
         seed = assignment.tuning.seed if assignment.tuning.eval_fraction else None
-        corpus = read_corpus(assignment.datasets, attempt_directory, seed=seed)
+        with _telling(attempt_directory, refusal):
+            corpus = read_corpus(assignment.datasets, attempt_directory, seed=seed)
     _train(assignment, files, corpus, _Rank(attempt_directory, rank, reports))
 
 
@@ -112,7 +116,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     )
     tokenizer = model.load_tokenizer(files)
     limit = model.max_length(assignment, files)
-    audited = _tokenized(corpus, tokenizer, tuning, limit, reports) if group.first else {}
+    audited = _tokenized(corpus, tokenizer, tuning, limit, rank) if group.first else {}
     model.require_vocabulary(files, corpus.counts)
     sharded = sharding.wanted(assignment, files, place, group)
     base = sharding.load(files, assignment.customization, place, group, sharded=sharded)
@@ -189,13 +193,28 @@ def _require_finite_end(loss: float, trainer: Trainer, checkpoints: Checkpointin
     raise trainer.with_last_good(lost, checkpoints, failed_step=steps + 1)
 
 
-def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, reports: Reports) -> dict[str, Any]:
-    """Make the corpus's examples; their audit, told in a line."""
-    from agent.trainer.audit import audit, summary
+@contextmanager
+def _telling(directory: Path, audit_of: Callable[[TrainingFailure], Mapping[str, Any]]) -> Iterator[None]:
+    """Inside it, data that is refused leaves an audit that says why."""
+    try:
+        yield
+    except (DatasetInvalid, DatasetEmpty) as failure:
+        with suppress(OSError):  # the disk may be full; it is the failure that matters
+            store(audit_of(failure), directory)
+        raise
 
-    tokenize_corpus(corpus, tokenizer, tuning, max_length=max_length, reports=reports)
+
+def _tokenized(corpus: Corpus, tokenizer: Any, tuning: Tuning, max_length: int, rank: _Rank) -> dict[str, Any]:
+    """Make the corpus's examples; their audit, stored and told in a line."""
+
+    def of_refused(failure: TrainingFailure) -> dict[str, Any]:
+        return {**audit(corpus, tokenizer, max_length=max_length), **refusal(failure)}
+
+    with _telling(rank.directory, of_refused):
+        tokenize_corpus(corpus, tokenizer, tuning, max_length=max_length, reports=rank.reports)
     audited = audit(corpus, tokenizer, max_length=max_length)
-    reports.phase("PREPARING_DATA", summary(audited))
+    store(audited, rank.directory)
+    rank.reports.phase("PREPARING_DATA", summary(audited))
     return audited
 
 

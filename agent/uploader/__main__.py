@@ -19,6 +19,7 @@ from agent.inputs.failures import InputError
 from agent.storage import UnsupportedURIError, check_writable, open_storage
 from agent.storage.access import Access, adopt_ambient
 from agent.uploader import checkpoints, manifest, publishing, segments
+from agent.uploader.audit_file import AuditShipper
 from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import CONFIG_INVALID, UploadError, from_os_error
 
@@ -65,7 +66,9 @@ def _carry_out(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     storage = open_storage(job["uri"], Access.parse(job["access"]))
     if job["command"] == "ship":
         segments.ship_until_end_of_input(
-            segments.SegmentShipper(storage, directory, job["attempt"]), EventFileShipper(storage, directory)
+            segments.SegmentShipper(storage, directory, job["attempt"]),
+            EventFileShipper(storage, directory),
+            AuditShipper(storage, directory, job["attempt"]),
         )
         return {}
     output = publishing.Output(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.storage.protocol import Storage
+    from agent.uploader.audit_file import AuditShipper
     from agent.uploader.event_files import EventFileShipper
 
 SEGMENT_BYTES = 1024 * 1024
@@ -95,7 +96,7 @@ class SegmentShipper:
         aside.rename(self._state)
 
 
-def ship_until_end_of_input(shipper: SegmentShipper, events: EventFileShipper) -> None:
+def ship_until_end_of_input(shipper: SegmentShipper, events: EventFileShipper, audit: AuditShipper) -> None:
     """Ship while stdin is open, then the rest: the agent closes it when the log is complete, or by dying.
 
     Raises:
@@ -110,18 +111,20 @@ def ship_until_end_of_input(shipper: SegmentShipper, events: EventFileShipper) -
         try:
             while shipper.ship(at_least_bytes=1 if due else SEGMENT_BYTES):
                 last = time.monotonic()
+            audit.ship()
             events.ship()
         except UploadError as error:
             last = time.monotonic()
             print(error, file=sys.stderr)  # noqa: T201  # the child's log
-    _ship_rest(shipper, events)
+    _ship_rest(shipper, events, audit)
 
 
-def _ship_rest(shipper: SegmentShipper, events: EventFileShipper) -> None:
+def _ship_rest(shipper: SegmentShipper, events: EventFileShipper, audit: AuditShipper) -> None:
     for attempt in range(_TRIES_AT_THE_END):
         try:
             while shipper.ship():
                 pass
+            audit.ship()
             events.ship(now=True)
         except UploadError:
             if attempt == _TRIES_AT_THE_END - 1:

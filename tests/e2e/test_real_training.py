@@ -99,6 +99,23 @@ async def test_a_post_trains_a_model_that_plain_peft_loads_though_its_agent_is_k
         path.name for path in (tmp_path / "out").iterdir()
     }
     assert (tmp_path / "logs" / "attempt-1" / "rank-0" / "000001.log").exists()
+    audit = (tmp_path / "logs" / "attempt-1" / "audit.json").read_bytes()
+    assert audit == (tmp_path / "out" / "audit.json").read_bytes()
+
+
+async def test_the_audit_of_a_job_that_fails_is_with_its_logs(stack, node, model, tmp_path):
+    wanted = request("refused", model, tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": 1}\n{"text": 2}\n')
+    stack.http("POST", "/train", json.dumps(wanted).encode())
+    job = await until(stack, "refused", "FAILED")
+    assert job["reason"] == "DATASET_INVALID"
+    audit = await eventually(lambda: [*tmp_path.glob("logs/attempt-1/audit.json")])
+    found = json.loads(audit[0].read_text())
+    assert found["failure"] == {"reason": "DATASET_INVALID", "message": job["message"]}
+    assert [each["row"].partition(" of ")[0] for each in found["broken"]["rows"]] == [
+        "datasets[0].source: row 2",
+        "datasets[0].source: row 3",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from agent.trainer.data.beginnings import LOOKED_AT_BYTES, foreign
+from agent.trainer.data.broken import BrokenRows, RowsBroken
 from agent.trainer.data.formats import format_of, records
 from agent.trainer.data.row_index import RowIndex
 from agent.trainer.data.rows import (
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from agent.trainer.assignment import DatasetSource
     from agent.trainer.data.formats import Record
     from agent.trainer.data.rows import Content
-
-NAMED_ROWS = 8
-"""Broken rows that a message gives the numbers of."""
 
 BUFFER_BYTES = 1 << 20
 
@@ -247,13 +245,10 @@ class _Reading:
         self._called = called
         self._index = index
         self._seed = seed
-        self._first_wrong: DatasetInvalid | None = None
-        self._wrong = 0
+        self._broken = BrokenRows()
         self._unseen = {name: source.columns[name] for name in OPTIONAL_FIELDS if name in source.columns}
         """Mapped fields that rows may lack, as long as none had them."""
         self._first_names = ""
-        self._wrong_rows: list[int] = []
-        """Those after the first that a message names."""
 
     @property
     def count(self) -> int:
@@ -266,13 +261,10 @@ class _Reading:
         try:
             content = fingerprint(self._content(where, record))
         except DatasetInvalid as error:
-            self._first_wrong = self._first_wrong or error
-            self._wrong += 1
-            if 1 < self._wrong <= 1 + NAMED_ROWS:
-                self._wrong_rows.append(record.number)
+            self._broken.add(where, error)
             if not (self.kind or record.wrong):
                 # Without a kind every row that follows would be wrong in the same way.
-                raise
+                raise RowsBroken(str(error), self._broken) from error
         else:
             key = 0 if self._seed is None else held_out_key(content, self._seed)
             self._index.append(content, key, record.number)
@@ -290,14 +282,11 @@ class _Reading:
         """There are no more.
 
         Raises:
-            DatasetInvalid: some are broken.
+            RowsBroken: some are.
             DatasetEmpty: there is none.
         """
-        if self._first_wrong is not None:
-            others = self._wrong - 1
-            numbers = ", ".join(map(str, self._wrong_rows)) + (", …" if others > NAMED_ROWS else "")
-            more = f" ({others} more broken rows: {numbers})" if others else ""
-            raise DatasetInvalid(f"{self._first_wrong}{more}")
+        if self._broken.count:
+            raise self._broken.failure()
         if not self.count:
             raise DatasetEmpty(f"{self._source.path}.source: {self._called} has no rows")
 

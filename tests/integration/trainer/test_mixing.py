@@ -184,3 +184,72 @@ def test_rows_of_which_none_teaches_anything_fail_in_words(attempt: Attempt):
     reason, message = failed_with(attempt)
     assert reason == "DATASET_EMPTY"
     assert "no row of split train has a token to train on" in message
+
+
+def told_of(attempt: Attempt) -> dict[str, Any]:
+    """The audit in the attempt's directory, which is there without any output."""
+    assert not attempt.output.exists()
+    return json.loads((attempt.directory / "audit.json").read_text())
+
+
+def test_the_audit_of_a_training_that_fails_is_there_all_the_same(attempt: Attempt):
+    attempt.assign(rows=AUDITED, tuning_parameters={"learning_rate": 1e30, "max_grad_norm": 0, "num_epochs": 20})
+    assert failed_with(attempt)[0] == "LOSS_NOT_FINITE"
+    found = told_of(attempt)
+    assert (found["splits"]["train"]["texts"], found["duplicates"]["rows"]) == (9, 1)
+    assert found["rendered"]["segments"][0]["text"] == "What is 0? "
+    assert "failure" not in found
+
+
+def test_the_published_audit_is_the_one_that_was_told(audited: dict[str, Any], attempt: Attempt):
+    assert json.loads((attempt.directory / "audit.json").read_text()) == audited
+
+
+def test_the_audit_of_rows_of_which_none_teaches_anything_tells_of_all_of_them(attempt: Attempt):
+    attempt.assign(rows=[{"prompt": "a", "completion": ""}] * 2 + [{"prompt": "b", "completion": ""}])
+    reason, message = failed_with(attempt)
+    found = told_of(attempt)
+    where = f"datasets[0].source: row {{}} of {attempt.directory / 'rows.jsonl'}".format
+    assert found["failure"] == {"reason": reason, "message": message}
+    assert reason == "DATASET_EMPTY"
+    train = found["splits"]["train"]
+    assert train["refused"] == {"texts": 3, "share": 1.0, "rows": [where(1), where(2), where(3)]}
+    assert (train["examples"], train["lengths"], found["rendered"]) == (0, None, None)
+    assert found["duplicates"]["rows"] == 1
+    assert found["broken"] == {"count": 0, "rows": []}
+
+
+def test_the_audit_of_broken_rows_says_what_is_wrong_with_each_of_every_dataset(attempt: Attempt):
+    first = attempt.dataset(["{'text': 1}", {"text": "a"}, *[{"text": number} for number in range(12)]], "a.jsonl")
+    second = attempt.dataset([{"prompt": "a", "completion": "b"}, {"prompt": "a"}], "b.jsonl")
+    attempt.assign(datasets=[{"source": first}, {"source": attempt.dataset([{"text": "b"}])}, {"source": second}])
+    reason, message = failed_with(attempt)
+    found = told_of(attempt)
+    assert reason == "DATASET_INVALID"
+    assert message.endswith("(13 more broken rows: 3, 4, 5, 6, 7, 8, 9, 10, …)")
+    assert found["failure"] == {"reason": reason, "message": message}
+    rows = found["broken"]["rows"]
+    assert found["broken"]["count"] == len(rows) == 14
+    assert rows[0]["row"] == f"datasets[0].source: row 1 of {attempt.directory / 'a.jsonl'}"
+    assert rows[0]["wrong"].startswith("is not JSON")
+    assert rows[-1] == {
+        "row": f"datasets[2].source: row 2 of {attempt.directory / 'b.jsonl'}",
+        "wrong": "field completion is missing; the row has prompt",
+    }
+
+
+def test_all_rows_that_the_template_refuses_are_told_at_once(attempt: Attempt):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "b"}]
+    refused = [{"role": "system", "content": "be"}, *talk]
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ m.role }}: {{ m.content }}<|endoftext|>{% endfor %}"
+    )
+    rows = [{"messages": each} for each in (talk, refused, talk, refused, refused)]
+    attempt.assign(rows=rows, tuning_parameters={"chat_template": template})
+    reason, message = failed_with(attempt)
+    assert reason == "DATASET_INVALID"
+    assert message.endswith("no system (2 more broken rows: 4, 5)")
+    found = told_of(attempt)
+    assert [each["row"].partition("row ")[2][0] for each in found["broken"]["rows"]] == ["2", "4", "5"]
+    assert found["splits"]["train"]["examples"] == 2

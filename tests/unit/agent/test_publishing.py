@@ -9,6 +9,7 @@ import pytest
 
 from agent.storage import UnsupportedURIError, open_storage
 from agent.storage.access import Access
+from agent.uploader.audit_file import AuditShipper
 from agent.uploader.event_files import EventFileShipper
 from agent.uploader.failures import UploadError
 from agent.uploader.manifest import Manifest
@@ -218,3 +219,16 @@ def test_event_files_go_out_whole_when_they_grew_and_it_is_time(tmp_path: Path) 
     file.write_bytes(b"one, two, three")
     shipper.ship(now=True)
     assert contents(tmp_path / "shipped") == {f"tensorboard/{file.name}": b"one, two, three"}
+
+
+def test_an_audit_is_shipped_once_it_is_there_beside_the_attempt_s_logs(tmp_path: Path):
+    storage = open_storage((tmp_path / "shipped").as_uri(), Access())
+    shipper = AuditShipper(storage, tmp_path, 2)
+    shipper.ship()
+    assert not (tmp_path / "shipped").exists()
+    (tmp_path / "audit.json").write_text("{}")
+    shipper.ship()
+    assert contents(tmp_path / "shipped") == {"attempt-2/audit.json": b"{}"}
+    (tmp_path / "shipped" / "attempt-2" / "audit.json").unlink()
+    shipper.ship()
+    assert not contents(tmp_path / "shipped"), "twice"

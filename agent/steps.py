@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from agent import processes, wording
+from agent import processes, room, wording
 from agent.failpoints import failpoint
 from agent.inputs.failures import InputError
 from agent.journal import JournalError, log_tail
@@ -216,6 +216,7 @@ class Steps:
         directory = self._with.journal.directory(run.key)
         try:
             launch = self._with.launcher.prepare(_assigned(run), directory)
+            await asyncio.to_thread(room.check, _assigned(run), directory)
             process = self._with.runner.start(launch)
         except LaunchRefusedError as error:
             return self._failed(run.key, error.reason, str(error))

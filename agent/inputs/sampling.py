@@ -83,14 +83,18 @@ def model(job: FetchJob) -> ModelSeen:
     if place.startswith("s3://"):
         return _in_s3(job, place.rstrip("/"), "base_model.weights_url" if wanted.weights_url else MODEL_NAME)
     if wanted.provider == "local":
-        directory = models.local_directory(wanted, job.settings)
-        beside = _in_directory(directory)
+        beside = in_directory(models.local_directory(wanted, job.settings))
     else:
         beside = _in_hub(job, wanted)
     return _with_weights(job, wanted, beside) if wanted.weights_url else beside
 
 
-def _in_directory(directory: Path) -> ModelSeen:
+def in_directory(directory: Path) -> ModelSeen:
+    """Look at a model that this node has.
+
+    Raises:
+        InputError: it is none that may be loaded, or cannot be read.
+    """
     try:
         names = [path.name for path in directory.iterdir() if path.is_file()]
         chosen = choice.model_files(str(directory), names, field=MODEL_NAME)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from trainplane.backends.disk import Written
     from trainplane.backends.estimate import Estimate
 
 #: (field, reason, description): what an engine refuses in a spec; `field` is a path from the spec's top.
@@ -57,6 +58,18 @@ class Bounding(Protocol):
 
     def least_device_bytes(self, effective_spec: dict[str, Any], seen: dict[str, Any]) -> float:
         """The memory without which no training begins on a GPU, however short its rows; 0: not known. Never raises.
+
+        Args:
+            effective_spec: every default filled in.
+            seen: what a node has seen of the model (docs/backends.md).
+        """
+
+
+class Writing(Protocol):
+    """What an engine may have besides: without it, whether a node's disk has room is seen when it is full."""
+
+    def least_disk(self, effective_spec: dict[str, Any], seen: dict[str, Any]) -> Written | None:
+        """What its trainer writes to its node's disk at least, by what it is; None: not known. Never raises.
 
         Args:
             effective_spec: every default filled in.

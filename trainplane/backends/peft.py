@@ -8,6 +8,7 @@ from trainplane.backends import peft_config, peft_estimate
 
 if TYPE_CHECKING:
     from trainplane.backends.backend import Finding
+    from trainplane.backends.disk import Written
     from trainplane.backends.estimate import Estimate
 
 
@@ -41,6 +42,10 @@ class Peft:
     def least_device_bytes(self, effective_spec: dict[str, Any], seen: dict[str, Any]) -> float:
         """The memory without which no training begins on a GPU; 0: not known."""
         return peft_estimate.least_device_bytes(effective_spec, seen)
+
+    def least_disk(self, effective_spec: dict[str, Any], seen: dict[str, Any]) -> Written | None:
+        """What its trainer writes to the node's disk at least; None: not known."""
+        return peft_estimate.least_disk(effective_spec, seen)
 
     def command(self, python: str, attempt_dir: str) -> list[str]:
         """Start the trainer's package; it reads `assignment.json` in the directory."""

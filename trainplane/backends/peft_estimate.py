@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from trainplane.backends import sharding
+from trainplane.backends.disk import written
 from trainplane.backends.estimate import Estimate
-from trainplane.backends.memory import WIDTHS, kept_bytes, memory_needed, one_pass
+from trainplane.backends.memory import kept_bytes, memory_needed, one_pass
 from trainplane.backends.model_shape import ModelShape, UnknownShape
 from trainplane.backends.peft_methods import METHODS, VIRTUAL_TOKENS
 from trainplane.backends.trained import trained
@@ -15,18 +16,15 @@ from trainplane.backends.trained import trained
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trainplane.backends.disk import Written
     from trainplane.backends.trained import Trained
 
 _MODEL_UNSEEN = "no node has looked at the model"
 _DATA_UNSEEN = "no node has looked at every dataset"
 _NO_HISTORY = "no job of this model and method has finished on such a device yet"
-#: Adapter, or weights, with the optimizer's two averages: what a checkpoint has, twice.
-_CHECKPOINTS = 2 * 3
-_FP32 = 4
 _SHORT_ROW = 8
 #: What the trainer writes of its data while it trains: a row's entry and example's end, and each token.
 _ROW_BYTES, _TOKEN_BYTES = 40, 4
-_GGUF_WIDTHS = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 
 
 def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, tokens_per_second: float) -> Estimate:
@@ -63,7 +61,7 @@ def estimate(spec: Mapping[str, Any], seen: Mapping[str, Any], *, on_gpu: bool, 
     seconds = tokens / tokens_per_second if tokens is not None and tokens_per_second else None
     if seconds is None:
         unknown["seconds"] = unknown.get("tokens", _NO_HISTORY)
-    disk = _disk(spec, seen, moved, exports=_exports(spec, shape) if shape else 0.0)
+    disk = _disk(spec, seen, shape, moved)
     if disk is None:
         unknown["disk_bytes"] = _MODEL_UNSEEN if "model" not in seen else unknown.get("tokens", _DATA_UNSEEN)
     return Estimate(
@@ -97,6 +95,12 @@ def least_device_bytes(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> floa
         return min(memory_needed(*blocks, shape, moved, row, parts=parts)[1] for parts in each_way)
     except UnknownShape:
         return 0.0
+
+
+def least_disk(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> Written | None:
+    """What its trainer writes to the node's disk at least, its data's tokens not counted; None: unknown."""
+    shape, moved = _model(spec, seen, {})
+    return None if shape is None or moved is None else written(spec, shape, moved)
 
 
 def _parts(spec: Mapping[str, Any], shape: ModelShape, moved: Trained, device_bytes: float) -> int:
@@ -193,20 +197,11 @@ def _looks(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Mapping[str
     return looks if len(looks) == len(spec["datasets"]) else [None] * len(spec["datasets"])
 
 
-def _exports(spec: Mapping[str, Any], shape: ModelShape) -> float:
-    """Bytes of what is made beside what was trained, and of the merged weights while they are."""
-    export, precision = spec.get("export", {}), spec["customization"]["precision"]
-    merges = export.get("merged") or export.get("gguf")
-    whole = spec["customization"]["method"] == "full"
-    written = 0.0 if whole or not merges else 2.0 * WIDTHS[precision]
-    if export.get("gguf"):
-        written += _GGUF_WIDTHS.get(export.get("gguf_type", ""), WIDTHS[precision])
-    return shape.parameters * written
-
-
-def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | None, *, exports: float) -> float | None:
-    """What the node's disk must take: inputs that are not there yet, tokens, checkpoints, output and exports."""
-    if "model" not in seen or moved is None:
+def _disk(
+    spec: Mapping[str, Any], seen: Mapping[str, Any], shape: ModelShape | None, moved: Trained | None
+) -> float | None:
+    """What the node's disk must take: inputs that are not there yet, tokens, and what the trainer writes."""
+    if "model" not in seen or shape is None or moved is None:
         return None
     fetched, longest = 0.0, int(spec["tuning_parameters"]["max_sequence_length"])
     for look, of in zip(_looks(spec, seen), spec["datasets"], strict=True):
@@ -215,5 +210,4 @@ def _disk(spec: Mapping[str, Any], seen: Mapping[str, Any], moved: Trained | Non
         fetched += 0 if str(of["source"]).startswith("file://") else look["bytes"]
         fetched += look["rows"] * (_ROW_BYTES + _TOKEN_BYTES * min(look["tokens"], longest))
     model = seen["model"]
-    output = moved.count * _FP32
-    return float((0 if model["here"] else model["bytes"]) + fetched + output * (1 + _CHECKPOINTS) + exports)
+    return float((0 if model["here"] else model["bytes"]) + fetched + written(spec, shape, moved).total)

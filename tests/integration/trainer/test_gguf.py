@@ -157,15 +157,25 @@ def test_another_architecture_is_refused_before_anything_is_loaded(tmp_path: Pat
 
 def test_the_disk_that_exports_take_is_reckoned_beforehand(attempt: Attempt):
     from tests.support.shapes import shape_of
-    from trainplane.backends.peft_estimate import _exports
+    from trainplane.backends import disk
+    from trainplane.backends.trained import Trained
 
     directory = exported(attempt, merged=True, gguf_type="q8_0")
     merged = (attempt.output / "merged" / "model.safetensors").stat().st_size
     written = (directory / "model-q8_0.gguf").stat().st_size
-    spec = {"customization": {"method": "lora", "precision": "fp32"}, "export": {"merged": True, "gguf": False}}
+    spec = {
+        "customization": {"method": "lora", "precision": "fp32"},
+        "export": {"merged": True, "gguf": False},
+        "tuning_parameters": {"max_steps": 1, "checkpoint_steps": 1},
+    }
     shape = shape_of(attempt.model)
-    assert _exports(spec, shape) == pytest.approx(2 * merged, rel=0.1)
+
+    def exports(spec: dict[str, Any]) -> float:
+        found = disk.written(spec, shape, Trained(0))
+        return found.total - found.output
+
+    assert exports(spec) == pytest.approx(2 * merged, rel=0.1)
     both = {**spec, "export": {"merged": True, "gguf": True, "gguf_type": "f16"}}
-    assert _exports(both, shape) == pytest.approx(2 * merged + written, rel=0.1), "rows of 48 are f16"
-    assert _exports({**both, "customization": {"method": "full", "precision": "fp32"}}, shape) < _exports(both, shape)
-    assert _exports({**spec, "export": {}}, shape) == 0
+    assert exports(both) == pytest.approx(2 * merged + written, rel=0.1), "rows of 48 are f16"
+    assert exports({**both, "customization": {"method": "full", "precision": "fp32"}}) < exports(both)
+    assert exports({**spec, "export": {}}) == 0

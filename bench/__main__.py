@@ -64,14 +64,17 @@ def main(argv: list[str]) -> int:
 
 
 def _measured(name: str) -> list[report.Line]:
+    """Its lines, each printed as soon as it is known."""
     began = time.monotonic()
+    lines: list[report.Line] = []
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True) as directory:
         try:
-            lines = BENCHMARKS[name].measure(Path(directory) / "stack")
+            for line in BENCHMARKS[name].measure(Path(directory) / "stack"):
+                lines.append(line)
+                print(line.text(), flush=True)
         except (AssertionError, OSError, grpc.RpcError, subprocess.SubprocessError) as error:
-            lines = [report.failure(name, f"{type(error).__name__}: {error}")]
-    for line in lines:
-        print(line.text(), flush=True)
+            lines.append(report.failure(name, f"{type(error).__name__}: {error}"))
+            print(lines[-1].text(), flush=True)
     print(f"     {name} took {time.monotonic() - began:.0f} s", flush=True)
     return lines
 

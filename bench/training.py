@@ -26,7 +26,7 @@ from bench.report import Line
 from tests.support.stack import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -62,7 +62,7 @@ class _Taken:
         return f"{self.speed:,.0f} tokens/s ({of_cpu:,.0f} a CPU second), peak {self.turns[-1].peak_bytes / 1e9:.2f} GB"
 
 
-def measure(directory: Path) -> list[Line]:
+def measure(directory: Path) -> Iterator[Line]:
     """Case after case, all contenders of one at once; each computes in its turn only."""
     directory.mkdir(parents=True)
     model = directory / "model"
@@ -77,11 +77,9 @@ def measure(directory: Path) -> list[Line]:
     unpacked = replace(equal, rows=mixed_rows, examples=MIXED, pass_rows=MIXED)
     packed = replace(unpacked, packed=True, pass_rows=EQUAL)
     lengths = f"{_SHORTEST} to {LENGTH} tokens"
-    return [
-        *_lines(f"{EQUAL} rows of {LENGTH} tokens a step", equal),
-        *_lines(f"{MIXED} rows of {lengths} a step", unpacked),
-        *_lines(f"rows of {lengths}, packed, {EQUAL} x {LENGTH} tokens a step", packed),
-    ]
+    yield from _lines(f"{EQUAL} rows of {LENGTH} tokens a step", equal)
+    yield from _lines(f"{MIXED} rows of {lengths} a step", unpacked)
+    yield from _lines(f"rows of {lengths}, packed, {EQUAL} x {LENGTH} tokens a step", packed)
 
 
 def _lines(what: str, case: Case) -> list[Line]:

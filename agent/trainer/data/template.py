@@ -60,6 +60,8 @@ class Rendered:
     """Whether a chat template wrote it, with all special tokens in it."""
     ends_turn: bool
     """Whether the model should learn to stop where the text ends."""
+    end_of_turn: str = ""
+    """The special token that the template ends the last turn with; empty: none."""
 
 
 class Renderer:
@@ -135,8 +137,9 @@ class Renderer:
 
     def _rendered(self, where: str, text: str, spans: tuple[tuple[int, int], ...]) -> Rendered:
         end = spans[-1][1]
-        closed = any(text.endswith(token, 0, end) for token in self._special_tokens)
-        return Rendered(where, text if closed else text[:end], spans, templated=True, ends_turn=not closed)
+        closing = next((token for token in self._special_tokens if text.endswith(token, 0, end)), "")
+        text = text if closing else text[:end]
+        return Rendered(where, text, spans, templated=True, ends_turn=not closing, end_of_turn=closing)
 
     def _apply(self, where: str, messages: Sequence[Mapping[str, Any]], *, generation_prompt: bool = False) -> str:
         if not self._template:

@@ -62,7 +62,8 @@ class TokenCounts:
     untrainable: int = 0
     """Texts left out, because no trained token was left of them."""
     endless: int = 0
-    """Examples whose last trained token ends no text or turn: they do not teach a model to stop."""
+    """Examples whose last trained token is neither the tokenizer's end of text nor what the template ends a turn with:
+    they do not teach a model to stop."""
     truncated_at: list[str] = field(default_factory=list)
     untrainable_at: list[str] = field(default_factory=list)
     endless_at: list[str] = field(default_factory=list)
@@ -95,7 +96,6 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
         counts: is counted up as the examples are taken.
     """
     remaining = iter(texts)
-    ends = np.array(tokenizer.all_special_ids, dtype=np.int32)
     while chunk := list(_chunk(remaining)):
         PULSE.beat()
         for templated in (False, True):
@@ -105,7 +105,7 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
             for text, example in zip(alike, chunk_of_examples, strict=True):
                 counts.texts += 1
                 if (kept := _fitted(text, example, max_length, counts)) is not None:
-                    _look_at(text, kept, ends, counts)
+                    _look_at(text, kept, tokenizer, counts)
                     yield kept
 
 
@@ -165,10 +165,11 @@ def mask(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -
     return trained
 
 
-def _look_at(text: Rendered, example: Example, ends: NDArray[np.int32], counts: TokenCounts) -> None:
+def _look_at(text: Rendered, example: Example, tokenizer: Any, counts: TokenCounts) -> None:
     """Note what the audit tells of an example."""
-    last = example.ids[np.flatnonzero(example.trained)[-1]]
-    if not (ends == last).any():
+    last = int(example.ids[np.flatnonzero(example.trained)[-1]])
+    ended = last == tokenizer.eos_token_id
+    if not ended and not (text.end_of_turn and last == tokenizer.convert_tokens_to_ids(text.end_of_turn)):
         counts.endless += 1
         _list(text.where, counts.endless_at)
     if (highest := int(example.ids.max())) > counts.highest[0]:

@@ -111,6 +111,26 @@ def test_a_template_without_an_end_of_turn_gets_the_tokenizer_s(tokenizer: Any):
     assert only(Conversation(TURNS[1:3]), tokenizer, template=template) == "user: Who?\nassistant: [Me.\n<|endoftext|>]"
 
 
+@pytest.mark.parametrize(
+    ("content", "max_length", "endless"),
+    [
+        (Text("Who? Me."), 200, 0),
+        (Conversation(TURNS), 200, 0),
+        (Text("Who? <|im_start|> and <|im_start|> again"), 200, 0),
+        (Text("a<|im_start|>b"), 2, 1),
+        (Text("a<|im_end|>b"), 2, 1),
+    ],
+    ids=["text", "turn", "token within", "cut off at a token", "cut off at what ends turns elsewhere"],
+)
+def test_only_what_ends_a_text_or_a_turn_counts_as_an_end(
+    tokenizer: Any, content: Content, max_length: int, endless: int
+):
+    counts = TokenCounts()
+    rendered = Renderer(tokenizer, None).render(Row("row 1", content))
+    (example,) = tokenize(rendered, tokenizer, max_length=max_length, counts=counts)
+    assert counts.endless == endless, shown(example, tokenizer)
+
+
 FORGETFUL = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"

@@ -98,8 +98,13 @@ def _parts(content: Content) -> tuple[str, str]:
         return content.prompt, content.completion
     if isinstance(content, Instruction):
         return f"{content.instruction}\n{content.input}", content.output
-    said = [(str(each["content"]), each["role"] == "assistant") for each in content.messages]
-    return "\n".join(text for text, ours in said if not ours), "\n".join(text for text, ours in said if ours)
+    said = [(_said(each), each["role"] == "assistant") for each in content.messages]
+    read = [json.dumps(tool) for tool in content.tools] + [text for text, ours in said if not ours]
+    return "\n".join(read), "\n".join(text for text, ours in said if ours)
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    return (message.get("content") or "") + "".join(json.dumps(call) for call in message.get("tool_calls") or ())
 
 
 def _counter(tokenizer: str) -> Callable[[Sequence[str]], list[int]]:

@@ -31,6 +31,7 @@ from agent.trainer.data.rows import (
     kind_of,
     mapped_kind,
 )
+from agent.trainer.data.tools import COLUMN
 from agent.trainer.failures import (
     ConfigInvalid,
     DatasetEmpty,
@@ -320,4 +321,4 @@ def local_path(source: DatasetSource) -> Path:
 
 def _columns(source: DatasetSource) -> frozenset[str]:
     """The names that the file has for the fields that training knows."""
-    return frozenset(source.columns.get(name, name) for name in FIELD_NAMES)
+    return frozenset(source.columns.get(name, name) for name in FIELD_NAMES) | {COLUMN}

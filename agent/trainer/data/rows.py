@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from agent.trainer.data.tools import COLUMN, called, offered
 from agent.trainer.failures import ConfigInvalid, DatasetInvalid
 
 if TYPE_CHECKING:
@@ -49,9 +50,11 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Trained on the assistant's turns only."""
+    """Trained on the assistant's turns only; those may call tools (`tools.py`)."""
 
     messages: Sequence[Mapping[str, Any]]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """That the model is told of."""
 
 
 Content = Text | Completion | Instruction | Conversation
@@ -67,7 +70,10 @@ class Row:
 
 def fingerprint(content: Content) -> bytes:
     """The same for rows that say the same, different for others."""
-    return sha256(repr(content).encode("utf-8", "surrogatepass")).digest()[:FINGERPRINT_BYTES]
+    said = repr(content)
+    if isinstance(content, Conversation) and not content.tools:
+        said = f"Conversation(messages={content.messages!r})"  # as ever: what is held out goes by it
+    return sha256(said.encode("utf-8", "surrogatepass")).digest()[:FINGERPRINT_BYTES]
 
 
 def held_out_key(content: bytes, seed: int) -> int:
@@ -178,11 +184,14 @@ def _conversation(fields: RowFields) -> Conversation:
             raise DatasetInvalid(f"{where} must be an object with role and content")
         if message.get("role") not in ROLES:
             raise DatasetInvalid(f"{where}.role must be one of {', '.join(sorted(ROLES))}, got {message.get('role')!r}")
-        if not isinstance(message.get("content"), str):
+        if not (
+            isinstance(message.get("content"), str) or (message.get("tool_calls") and message.get("content") is None)
+        ):
             raise DatasetInvalid(f"{where}.content must be a string, got {type(message.get('content')).__name__}")
     if not any(message["role"] == "assistant" for message in messages):
         raise DatasetInvalid(f"{fields.where}: messages has no turn of the assistant to learn from")
-    return Conversation(messages)
+    said = [called(f"{fields.where}: messages[{index}]", message) for index, message in enumerate(messages)]
+    return Conversation(said, offered(fields.where, fields.record.fields.get(COLUMN)))
 
 
 BUILDERS: dict[str, Callable[[RowFields], Content]] = {

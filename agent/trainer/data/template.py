@@ -4,7 +4,8 @@
 * `prompt` + `completion`: joined as they are; the completion.
 * `instruction` (+ `input`) + `output`: a model with a chat template gets it as one exchange of user and
   assistant, another gets the well-known prompt of the Alpaca data set; the output.
-* `messages`: the model's chat template; each turn of the assistant up to and with its end-of-turn token.
+* `messages` (+ `tools`): the model's chat template; each turn of the assistant, with its calls of tools, up to and with
+  its end-of-turn token.
 
 A turn's span is what the template adds to the conversation so far when that turn is appended. Some templates
 rewrite earlier turns (they drop old reasoning, for instance), so that what is rendered for a prefix is no
@@ -20,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
+from agent.trainer.data.tools import left_out, without_calls
 from agent.trainer.failures import ChatTemplateMissing, ConfigInvalid, DatasetInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from agent.trainer.data.rows import Row
+
+    Message = Mapping[str, Any]
 
 TEMPLATE_ERRORS = (
     TemplateError,
@@ -76,7 +80,9 @@ class Renderer:
         self._tokenizer = tokenizer
         own = tokenizer.chat_template
         self._told = bool(chat_template)
-        self._template = chat_template or (own.get("default") if isinstance(own, dict) else own)
+        default, with_tools = (own.get("default"), own.get("tool_use")) if isinstance(own, dict) else (own, None)
+        self._template = chat_template or default
+        self._template_with_tools = chat_template or with_tools or default
         self._special_tokens = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
 
     @property
@@ -100,30 +106,52 @@ class Renderer:
             case Instruction(instruction, given, output) if self._template:
                 question = f"{instruction}\n\n{given}" if given else instruction
                 messages = [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
-                return self._conversation(row.where, messages)
+                return self._conversation(row.where, messages, ())
             case Instruction(instruction, given, output):
                 prompt = (ALPACA_WITH_INPUT if given else ALPACA).format(instruction=instruction, input=given)
                 return [_completed(row.where, prompt, output)]
-            case Conversation(messages):
-                return self._conversation(row.where, messages)
+            case Conversation(messages, tools):
+                return self._conversation(row.where, messages, tools)
 
-    def _conversation(self, where: str, messages: Sequence[Mapping[str, Any]]) -> list[Rendered]:
+    def _conversation(self, where: str, messages: Sequence[Message], tools: Sequence[Message]) -> list[Rendered]:
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         conversation = messages[: turns[-1] + 1]
-        whole = self._apply(where, conversation)
-        spans = [self._span(where, messages, turn) for turn in turns]
+        whole = self._apply(where, conversation, tools)
+        spans = [self._span(where, messages, turn, tools) for turn in turns]
+        if tools and self._writes(where, conversation, ()) == whole:
+            raise left_out(where, "tools")
+        for turn, (text, _) in zip(turns, spans, strict=True):
+            if messages[turn].get("tool_calls"):
+                self._require_calls(where, messages[: turn + 1], tools, text)
         if all(whole.startswith(text) for text, _ in spans):
             return [self._rendered(where, whole, tuple(span for _, span in spans))]
         return [self._rendered(where, text, (span,)) for text, span in spans]
 
-    def _span(self, where: str, messages: Sequence[Mapping[str, Any]], turn: int) -> tuple[str, tuple[int, int]]:
+    def _require_calls(self, where: str, messages: Sequence[Message], tools: Sequence[Message], text: str) -> None:
+        """See that the last message's calls are in the text."""
+        *before, last = messages
+        if self._writes(where, [*before, without_calls(last)], tools) == text:
+            raise left_out(where, f"messages[{len(before)}].tool_calls")
+
+    def _writes(self, where: str, messages: Sequence[Message], tools: Sequence[Message]) -> str:
+        """What the template makes of something that is no row; empty: it refuses it."""
+        try:
+            return self._apply(where, messages, tools)
+        except DatasetInvalid:
+            return ""
+
+    def _span(
+        self, where: str, messages: Sequence[Message], turn: int, tools: Sequence[Message]
+    ) -> tuple[str, tuple[int, int]]:
         """The conversation up to and with that turn, and where in it the turn's own text lies."""
-        after = self._apply(where, messages[: turn + 1])
+        after = self._apply(where, messages[: turn + 1], tools)
+        if turn == 0 and (tools or messages[0].get("tool_calls")):
+            raise DatasetInvalid(f"{where}: a conversation with tools must not begin with the assistant")
         if turn == 0:
             # Nothing stands before it, and templates refuse an empty conversation: the turn begins with its words.
             start = max(0, after.find(messages[0]["content"].strip()))
             return after, (start, self._end_of_turn(after, start))
-        before = self._apply(where, messages[:turn], generation_prompt=True)
+        before = self._apply(where, messages[:turn], tools, generation_prompt=True)
         if not after.startswith(before):
             # The prompt opens what this turn does not have (a block of reasoning): the turn begins where they part.
             before = before[: _parting(before, after)]
@@ -141,7 +169,9 @@ class Renderer:
         text = text if closing else text[:end]
         return Rendered(where, text, spans, templated=True, ends_turn=not closing, end_of_turn=closing)
 
-    def _apply(self, where: str, messages: Sequence[Mapping[str, Any]], *, generation_prompt: bool = False) -> str:
+    def _apply(
+        self, where: str, messages: Sequence[Message], tools: Sequence[Message], *, generation_prompt: bool = False
+    ) -> str:
         if not self._template:
             raise ChatTemplateMissing(
                 f"{where} has messages, and the model has no chat template; set tuning_parameters.chat_template, "
@@ -149,7 +179,11 @@ class Renderer:
             )
         try:
             text = self._tokenizer.apply_chat_template(
-                list(messages), chat_template=self._template, tokenize=False, add_generation_prompt=generation_prompt
+                list(messages),
+                tools=list(tools) or None,
+                chat_template=self._template_with_tools if tools else self._template,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
             )
         except TemplateSyntaxError as error:
             # Whatever the row says, it is no template.

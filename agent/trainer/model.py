@@ -58,6 +58,7 @@ LIBRARY_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
+ANOTHER_MODEL = "fetch it anew, or name a language model of an architecture that transformers knows"
 ERROR_LIMIT = 600
 """Characters of a library's error that go into a message."""
 
@@ -139,7 +140,7 @@ def load_tokenizer(files: ModelFiles) -> Any:
     Raises:
         ModelFormatUnsupported: there is none that can be loaded, or none that knows the offsets of its tokens.
     """
-    with _Blaming("its tokenizer", "put the tokenizer.json that it was trained with beside it"):
+    with Blaming("its tokenizer", "put the tokenizer.json that it was trained with beside it"):
         tokenizer = AutoTokenizer.from_pretrained(str(files.directory), trust_remote_code=False, local_files_only=True)
     if not tokenizer.is_fast:
         raise ModelFormatUnsupported("base_model.model_name: its tokenizer has no fast form; add a tokenizer.json")
@@ -185,7 +186,7 @@ def load_base(
         quantizing = quantized.loading(customization.quantization, device, onto or device.torch_device)
     # It draws on stderr, which is the job's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with _Blaming("it", "fetch it anew, or name a language model of an architecture that transformers knows"):
+    with Blaming("it", ANOTHER_MODEL):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(files.directory),
             dtype=weights_dtype(customization),
@@ -240,10 +241,11 @@ def adapt(
     if kind.peft_type:
         targets = () if kind.prompt else target_modules(base, customization.method, adapter)
         situation = Situation(base, targets, total_steps, tokenizer.name_or_path)
-        model = _with_adapter(customization, situation, name=assignment.model.name)
+        with logged_warnings():
+            model = with_adapter(customization, situation, name=assignment.model.name)
         fuse(model)
     else:
-        model, targets = _whole(base, adapter.trainable_layers, name=assignment.model.name)
+        model, targets = whole(base, adapter.trainable_layers, name=assignment.model.name)
     if customization.method == "layernorm":
         for parameter in model.parameters():
             # PEFT leaves them in the base model's type.
@@ -273,7 +275,7 @@ def adapt(
     )
 
 
-def _whole(base: Any, layers: Sequence[str], *, name: str) -> tuple[Any, tuple[str, ...]]:
+def whole(base: Any, layers: Sequence[str], *, name: str) -> tuple[Any, tuple[str, ...]]:
     """The model without an adapter, and which of its parameters are trained if not all are.
 
     Raises:
@@ -287,21 +289,20 @@ def _whole(base: Any, layers: Sequence[str], *, name: str) -> tuple[Any, tuple[s
     return base, tuple(parameter for parameter in names if parameter in trained) if layers else ()
 
 
-def _with_adapter(customization: Customization, situation: Situation, *, name: str) -> Any:
+def with_adapter(customization: Customization, situation: Situation, *, name: str) -> Any:
     """The PEFT model.
 
     Raises:
         ConfigInvalid: PEFT refuses the configuration, or a name in it matches nothing.
     """
     try:
-        with logged_warnings():
-            config = peft_configuration(customization, situation)
-            if customization.adapter.moves_base and next(situation.base.parameters()).is_meta:
-                # Of shapes alone nothing can be taken: what the adapter begins as will come from rank 0.
-                config.init_lora_weights = True
-            # PEFT takes the name from here, whatever its configuration says, and it must not be a path of this node.
-            situation.base.name_or_path = name
-            model = get_peft_model(situation.base, config)
+        config = peft_configuration(customization, situation)
+        if customization.adapter.moves_base and next(situation.base.parameters()).is_meta:
+            # Of shapes alone nothing can be taken: what the adapter begins as will come from rank 0.
+            config.init_lora_weights = True
+        # PEFT takes the name from here, whatever its configuration says, and it must not be a path of this node.
+        situation.base.name_or_path = name
+        model = get_peft_model(situation.base, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         # Names and types were checked at submit; what is left is what PEFT finds wrong for this very model.
         raise ConfigInvalid(f"customization.peft.config: PEFT refuses it: {error}"[:ERROR_LIMIT]) from error
@@ -364,7 +365,7 @@ def max_length(assignment: Assignment, files: ModelFiles) -> int:
     return min(tuning.max_sequence_length, *lengths)
 
 
-class _Blaming:
+class Blaming:
     """Inside it, what a library raises is the model's fault: the files are not what they should be.
 
     Memory that runs out is not. Of bare `Exception` only the class itself is meant: tokenizers' Rust raises

@@ -42,6 +42,7 @@ MODULES = (
     "agent.trainer.output",
     "agent.trainer.provenance",
     "agent.trainer.rank",
+    "agent.trainer.rehearsal",
     "agent.trainer.resuming",
     "agent.trainer.separation",
     "agent.trainer.sharding",

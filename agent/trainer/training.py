@@ -1,7 +1,8 @@
 """One attempt from its assignment to its output, top to bottom, as one of its ranks goes through it.
 
 The order is by price: what can fail is checked before what costs more. Refused specs, missing models and
-broken rows are told within milliseconds, before torch is imported. What one rank is enough for, rank 0 does: reading
+broken rows are told within milliseconds, before torch is imported; names that the model does not have before anything
+is tokenized or loaded, by a rehearsal on its shapes. What one rank is enough for, rank 0 does: reading
 and tokenizing, the digests, the reports, the output.
 """
 
@@ -99,6 +100,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     from agent.trainer.meeting import meeting_of
     from agent.trainer.output import Output
     from agent.trainer.provenance import Finished, provenance, rank_facts
+    from agent.trainer.rehearsal import rehearse
     from agent.trainer.separation import require_separation
     from agent.trainer.train import Trainer
 
@@ -107,6 +109,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     reports, tuning = rank.reports, assignment.tuning
     digests = BackgroundDigests(files) if rank.number == 0 else None
     place = device.choose(assignment.customization.precision, wants_gpu=bool(assignment.devices))
+    rehearse(assignment, files)
     group = join(
         meeting_of(assignment, rank.directory),
         rank=rank.number,
@@ -116,9 +119,9 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     )
     tokenizer = model.load_tokenizer(files)
     limit = model.max_length(assignment, files)
+    sharded = sharding.wanted(assignment, files, place, group)
     audited = _tokenized(corpus, tokenizer, tuning, limit, rank) if group.first else {}
     model.require_vocabulary(files, corpus.counts)
-    sharded = sharding.wanted(assignment, files, place, group)
     base = sharding.load(files, assignment.customization, place, group, sharded=sharded)
     corpus.train = share_examples(group, corpus.directory, "train", corpus.train)
     corpus.eval = share_examples(group, corpus.directory, "eval", corpus.eval)

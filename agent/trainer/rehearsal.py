@@ -1,0 +1,77 @@
+"""What a job names in its model, tried on the model's shapes: before a row is tokenized, or a weight loaded.
+
+The model is built from its `config.json` on the meta device, which takes milliseconds and no memory, and the same code
+as in the training itself puts the adapter into it. What depends on the weights (how an adapter begins, what a
+quantized layer is) or on the data (AdaLoRA's course) is left to the training, which refuses as it did.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from agent.trainer.failures import ConfigInvalid
+from agent.trainer.layers import target_modules
+from agent.trainer.methods import Situation
+from agent.trainer.model import ANOTHER_MODEL, Blaming, weights_dtype, whole, with_adapter
+from agent.trainer.sharding import shapes
+
+if TYPE_CHECKING:
+    from agent.trainer.assignment import Assignment
+    from agent.trainer.customization import Customization
+    from agent.trainer.model_files import ModelFiles
+
+MANY_STEPS = 10**9
+"""Of a training whose length nobody knows yet: enough for whatever AdaLoRA is to do in them."""
+
+log = logging.getLogger("trainer")
+
+
+def rehearse(assignment: Assignment, files: ModelFiles) -> None:
+    """Refuse at once what the model's shapes show to be impossible. Leaves nothing behind.
+
+    Raises:
+        ModelFormatUnsupported: the architecture is unknown, or no model can be built of its configuration.
+        TargetModulesNotFound, LayersNotFound: a name matches nothing; the message lists what there is.
+        ConfigInvalid: PEFT refuses its configuration for this model.
+    """
+    customization = assignment.customization
+    if customization.kind.prompt:
+        return  # it is put before the model, and names nothing in it
+    with Blaming("it", ANOTHER_MODEL):
+        base = shapes(files, weights_dtype(customization))
+    if not customization.kind.peft_type:
+        whole(base, customization.adapter.trainable_layers, name=assignment.model.name)
+        return
+    targets = target_modules(base, customization.method, customization.adapter)
+    _adapt(customization, Situation(base, targets, MANY_STEPS, str(files.directory)), assignment.model.name)
+
+
+def _adapt(customization: Customization, situation: Situation, name: str) -> Any:
+    """The PEFT model, of shapes; None where that cannot be had without weights."""
+    plain = _beginning_anyhow(customization)
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")  # the training itself tells them
+        try:
+            return with_adapter(plain, situation, name=name)
+        except ConfigInvalid as refused:
+            if not isinstance(refused.__cause__, NotImplementedError):
+                raise
+            # That is how torch refuses to give numbers of a tensor that has none.
+            log.info("rehearsal=partial reason=%s", refused.__cause__)
+        except RuntimeError as error:
+            log.info("rehearsal=partial reason=%s", error)
+    return None
+
+
+def _beginning_anyhow(customization: Customization) -> Customization:
+    """The same, but that the adapter begins as it likes: most ways of beginning compute with weights."""
+    adapter = customization.adapter
+    if not isinstance(adapter.initialisation, str):
+        return customization
+    config = {key: value for key, value in adapter.config.items() if key not in ("init_lora_weights", "eva_config")}
+    return replace(customization, adapter=replace(adapter, config=config))

@@ -49,10 +49,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_wrong_name_is_told_though_there_is_neither_tokenizer_nor_weight(
     models: dict[str, Path], tmp_path: Path, wrong: str
 ):
+    import torch
+    from safetensors.torch import save_file
+
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(models["qwen2"] / "config.json", bare)
-    (bare / "model.safetensors").touch()
+    save_file({f"not.its.{number}": torch.zeros(1) for number in range(50)}, bare / "model.safetensors")
     customization, reason, words = WRONG[wrong]
     attempt = Attempt(tmp_path, bare)
     attempt.assign(customization=customization)

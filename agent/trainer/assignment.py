@@ -15,6 +15,7 @@ from agent.trainer.data.formats import READERS
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedDataset, FetchedModel
+from agent.trainer.redaction import redacted
 from agent.trainer.stopping import PATIENCE_SECONDS, Terms
 from trainplane.backends import gguf_support, sharding
 from trainplane.backends.peft_methods import METHODS
@@ -263,7 +264,7 @@ def _dataset(index: int, block: Fields, fetched: FetchedDataset) -> DatasetSourc
         raise ConfigInvalid(f"{block.path}.columns: every value must be the name of a field in the file")
     return DatasetSource(
         index=index,
-        source=block.text("source"),
+        source=redacted(block.text("source")),  # what an https one opens is the agent's business, who has fetched it
         split=block.choice("split", "train", allowed=("train", "eval"), known=None),
         format=block.choice("format", "jsonl", allowed=tuple(READERS), known=()) if block.values.get("format") else "",
         weight=block.number("weight", above=0.0) if block.values.get("weight") is not None else None,

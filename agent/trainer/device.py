@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,6 +42,12 @@ class Device:
         on_gpu = self.torch_device.type == "cuda"
         return torch.cuda.get_device_properties(self.torch_device).total_memory if on_gpu else 0
 
+    def gpu_facts(self) -> dict[str, Any] | None:
+        """For the provenance: a GPU's memory, and what it is driven by; None of a CPU."""
+        if self.torch_device.type != "cuda":
+            return None
+        return {"memory_bytes": self.memory_bytes, "cuda": torch.version.cuda, "driver": driver_version()}
+
     def peak_memory_bytes(self) -> int:
         """The most device memory that tensors have taken so far; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else 0
@@ -64,6 +72,16 @@ def choose(precision: str, *, wants_gpu: bool) -> Device:
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise PrecisionUnsupported(f"customization.precision: {name} cannot compute in bf16; ask for fp32")
     return Device(torch.device("cuda", 0), name, GPU_COST)
+
+
+def driver_version(proc: Path = Path("/proc")) -> str | None:
+    """NVIDIA's kernel driver's; None: it does not say."""
+    try:
+        said = (proc / "driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3,4}(?:\.\d+){1,2}\b", said)
+    return found[0] if found else None
 
 
 def _cpu_name() -> str:

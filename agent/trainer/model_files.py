@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from agent.inputs import choice
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported, ModelNotFound, NotYetSupported, StorageDenied
 from agent.trainer.pulse import PULSE
 from agent.trainer.weight_files import require_whole
@@ -174,8 +175,10 @@ class BackgroundDigests:
 
 
 def digests(files: ModelFiles) -> dict[str, str]:
-    """sha256 in hex of the config and of every weights file, by name. Reads them all: a second or so per GB."""
-    return {path.name: _sha256(path) for path in (files.directory / "config.json", *files.weights)}
+    """sha256 in hex of configuration, tokenizer and weights, by file. Reads them all: a second or so per GB."""
+    here = [path.name for path in files.directory.iterdir() if path.is_file()]
+    beside = (files.directory / name for name in choice.beside(files.directory.name, here, field="base_model"))
+    return {path.name: _sha256(path) for path in (*beside, *files.weights)}
 
 
 def _sha256(path: Path) -> str:

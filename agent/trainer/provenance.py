@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from agent.trainer.first_line import timestamp
+from agent.trainer.redaction import without_keys
 
 if TYPE_CHECKING:
     from array import array
@@ -31,7 +32,7 @@ CURVE_POINTS = 1000
 LISTED_EXAMPLES = 10_000
 """Of a training set up to that size, the examples that each rank has seen are listed by number."""
 _DIGESTED = 1 << 16
-PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "bitsandbytes")
+PACKAGES = ("trainplane", "torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "bitsandbytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +166,21 @@ def provenance(finished: Finished) -> dict[str, Any]:
         },
         "hardware": {
             "device": adapted.device.name,
+            "gpu": adapted.device.gpu_facts(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
         },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        "spec": assignment.spec,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "spec": without_keys(assignment.spec),
     }
+
+
+def _version(name: str) -> str | None:
+    """A distribution's; None: it runs from where nothing says its version."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _thinned(losses: Sequence[float]) -> list[float]:

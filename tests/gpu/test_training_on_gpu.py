@@ -68,6 +68,8 @@ def test_lora_in_bf16_learns_on_the_device_and_loads_anywhere(tmp_path: Path, mo
     reports, facts = train(tmp_path / "a", model)
     assert facts["losses"]["last"] < 0.8 * facts["losses"]["first"]
     assert "cpu" not in facts["hardware"]["device"].lower()
+    assert facts["hardware"]["gpu"]["memory_bytes"] > 0
+    assert facts["hardware"]["gpu"]["cuda"]
     assert [report for report in reports if report["kind"] == "progress"][-1]["gpu_memory_bytes"] > 0
     weights = load_file(tmp_path / "a" / "output" / "adapter_model.safetensors", device="cpu")
     assert all(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)

@@ -17,6 +17,7 @@ from trainplane_bare import plan as plans
 from trainplane_bare import rows
 from trainplane_bare.failure import Failure, described
 from trainplane_bare.model_files import FIELD, inspect
+from trainplane_bare.redaction import without_keys
 from trainplane_bare.reports import FAILED_STATUS, Reports
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _provenance(
     return {
         "format_version": 1,
         "backend": "bare",
-        "spec": plan.spec,
+        "spec": without_keys(plan.spec),
         "base_model": {"name": plan.model_name, "commit": plan.model_commit, "sha256": files.digests()},
         "datasets": [
             {"source": each.source.called, "rows": len(each.rows), "sha256": each.sha256} for each in datasets

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from trainplane_bare.engine import MICRO_BATCH_SIZE, Bare
 from trainplane_bare.failure import Failure
+from trainplane_bare.redaction import redacted
 
 GRACE_SECONDS = 30.0
 
@@ -129,7 +130,7 @@ def _source(index: int, dataset: dict[str, Any], fetched: str) -> Source:
     path = fetched or unquote(urlsplit(dataset["source"]).path)
     return Source(
         field=f"datasets[{index}].source",
-        called=dataset["source"],
+        called=redacted(dataset["source"]),
         path=Path(path),
         format=dataset.get("format") or "",
         columns=dataset.get("columns") or {},

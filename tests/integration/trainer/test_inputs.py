@@ -46,6 +46,26 @@ def test_the_provenance_has_the_commit_and_the_digests(fetched: Attempt):
     assert source["sha256"] == sha256((fetched.directory / "rows.jsonl").read_bytes()).hexdigest()
 
 
+def test_no_key_in_an_address_is_published_told_or_logged(attempt: Attempt):
+    sources = [{"source": "https://user:hunter2@data.example/rows.jsonl?X-Amz-Signature=5e6a7ed"}]
+    stream = {"status_stream_url": "https://stream.example/a?token=5e6a7ed"}
+    attempt.assign(base_model=HUB, datasets=sources, tuning_parameters={"max_steps": 1})
+    path = attempt.directory / "assignment.json"
+    document = json.loads(path.read_text())
+    document["spec"]["artifacts"] = {**document["spec"].get("artifacts", {}), **stream}
+    path.write_text(json.dumps(document))
+    attempt.fetched(name="owner/name", commit=COMMIT, datasets=[attempt.directory / "rows.jsonl"])
+    assert attempt.run() == 0, attempt.reports[-1]
+    shown = "https://redacted@data.example/rows.jsonl?redacted"
+    assert attempt.provenance["datasets"]["sources"][0]["source"] == shown
+    assert attempt.provenance["spec"]["datasets"][0]["source"] == shown
+    audited = json.loads((attempt.output / "audit.json").read_text())
+    assert audited["rendered"]["row"] == f"datasets[0].source: row 1 of {shown}"
+    written = [each for each in attempt.directory.rglob("*") if each.is_file() and each.name != "assignment.json"]
+    holding = [each.name for each in written if b"5e6a7ed" in (data := each.read_bytes()) or b"hunter2" in data]
+    assert holding == []
+
+
 def test_a_broken_row_is_named_by_its_source(fetched: Attempt):
     (fetched.directory / "rows.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
     reason, message = failed_with(fetched)

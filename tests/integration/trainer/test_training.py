@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,12 @@ def test_the_provenance_can_be_checked(attempt: Attempt):
     assert facts["datasets"]["sources"][0]["sha256"] == sha256(rows.read_bytes()).hexdigest()
     weights = attempt.model / "model.safetensors"
     assert facts["base_model"]["sha256"]["model.safetensors"] == sha256(weights.read_bytes()).hexdigest()
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    assert {"config.json", "model.safetensors"} | tokenizer <= facts["base_model"]["sha256"].keys()
+    for name in tokenizer:
+        assert facts["base_model"]["sha256"][name] == sha256((attempt.model / name).read_bytes()).hexdigest()
+    assert facts["versions"]["trainplane"] == version("trainplane")
+    assert facts["hardware"]["gpu"] is None
     assert facts["training"]["steps"] == 6
     assert facts["training"]["effective_batch_size"] == 8
     assert facts["training"]["tokens"] == 2 * facts["datasets"]["splits"]["train"]["tokens"]

@@ -74,6 +74,11 @@ class Customization:
         return METHODS[self.method]
 
     @property
+    def compute_type(self) -> str:
+        """What quantized weights are computed in, by torch's name; empty: none are quantized."""
+        return self.quantization.compute_dtype if self.quantization else ""
+
+    @property
     def virtual_tokens(self) -> int:
         """Positions that a prompt takes before every text."""
         return int(self.adapter.config.get("num_virtual_tokens", VIRTUAL_TOKENS)) if self.kind.prompt else 0

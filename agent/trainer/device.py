@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from agent.trainer.arithmetic import Arithmetic, require_compute_type, require_precision
 from agent.trainer.data.order import PassCost
-from agent.trainer.failures import ConfigInvalid, PrecisionUnsupported
+from agent.trainer.failures import ConfigInvalid
 from trainplane.backends.memory import CPU_PASS_TOKENS, GPU_PASS_TOKENS
 
 log = logging.getLogger("trainer")
@@ -53,25 +54,38 @@ class Device:
         return torch.cuda.max_memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else 0
 
 
-def choose(precision: str, *, wants_gpu: bool) -> Device:
+def choose(precision: str, *, wants_gpu: bool, compute_type: str = "") -> Device:
     """The GPU that the job was given, else the CPU.
+
+    Args:
+        precision: the job's.
+        wants_gpu: whether it was given one.
+        compute_type: what QLoRA expands its weights to; empty: the job has none.
 
     Raises:
         ConfigInvalid: a GPU was given and torch cannot use it.
-        PrecisionUnsupported: the device cannot compute in the precision.
+        PrecisionUnsupported: the device cannot compute in the precision, or in the compute type.
     """
+    device, able = _found(precision, wants_gpu=wants_gpu)
+    require_precision(precision, able)
+    if compute_type:
+        require_compute_type(compute_type, able)
+    return device
+
+
+def _found(precision: str, *, wants_gpu: bool) -> tuple[Device, Arithmetic]:
     if not wants_gpu:
         if precision == "bf16" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16:
             log.warning("customization.precision: this CPU has no bf16 arithmetic; fp32 is several times as fast on it")
-        return Device(torch.device("cpu"), _cpu_name(), CPU_COST)
+        name = _cpu_name()
+        return Device(torch.device("cpu"), name, CPU_COST), Arithmetic(name, on_gpu=False, bf16=True)
     if not torch.cuda.is_available():
         raise ConfigInvalid(
             "resources.gpus: a device was assigned, and this node's torch cannot use it (a build without CUDA?)"
         )
     name = torch.cuda.get_device_name(0)
-    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise PrecisionUnsupported(f"customization.precision: {name} cannot compute in bf16; ask for fp32")
-    return Device(torch.device("cuda", 0), name, GPU_COST)
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Device(torch.device("cuda", 0), name, GPU_COST), Arithmetic(name, on_gpu=True, bf16=bf16)
 
 
 def driver_version(proc: Path = Path("/proc")) -> str | None:

@@ -57,17 +57,27 @@ def target_modules(base: Any, method: str, adapter: Adapter) -> tuple[str, ...]:
             )
     if not adapter.trainable_layers and method not in WHOLE_NAMES:
         return (ALL_LINEAR,) if everything else adapter.target_modules
-    inside = within(base, adapter.trainable_layers, names)
-    if everything:
-        wanted_names = inside if method == "layernorm" else _linear(base, inside)
-    else:
-        wanted_names = [name for name in inside if _is_any(name, adapter.target_modules)]
+    wanted_names = wanted_modules(base, method, adapter)
     if not wanted_names:
+        inside = within(base, adapter.trainable_layers, names)
         raise TargetModulesNotFound(
             f"customization.target_modules: {', '.join(adapter.target_modules)} matches no module within "
             f"customization.trainable_layers, which have {_last_words(inside) or 'none that can be adapted'}"
         )
-    return tuple(wanted_names)
+    return wanted_names
+
+
+def wanted_modules(base: Any, method: str, adapter: Adapter) -> tuple[str, ...]:
+    """The paths of all modules that the job wants adapted.
+
+    Raises:
+        LayersNotFound: a layer is not there; the message names those that are.
+    """
+    names = [name for name, module in base.named_modules() if _is_adaptable(module, method)]
+    inside = within(base, adapter.trainable_layers, names)
+    if adapter.target_modules and ALL_LINEAR not in adapter.target_modules:
+        return tuple(name for name in inside if _is_any(name, adapter.target_modules))
+    return tuple(inside if method == "layernorm" else _linear(base, inside))
 
 
 def within(base: Any, layers: Sequence[str], names: Sequence[str]) -> list[str]:

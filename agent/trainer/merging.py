@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
@@ -63,7 +64,9 @@ def require_mergeable(adapted: AdaptedModel) -> None:
     users = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
     for name, layer in _tuner_layers(model):
         base = layer.get_base_layer()
-        if users.count(id(base.weight)) > 1:
+        # Of a parameter that is adapted as such (experts are) the module has no `weight`.
+        weight = layer.get_param() if isinstance(layer, ParamWrapper) else base.weight
+        if users.count(id(weight)) > 1:
             raise ConfigInvalid(
                 f"export: {name} shares its weights with another module of this model, so what is trained in it "
                 "cannot be merged; leave it out of customization.target_modules, or leave export out"

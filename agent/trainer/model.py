@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from agent.trainer.adalora import Allocation
+from agent.trainer.customization import ALL_LINEAR
 from agent.trainer.failures import ConfigInvalid, ModelFormatUnsupported
 from agent.trainer.fused import fuse
 from agent.trainer.layers import target_modules, within
@@ -177,13 +178,12 @@ def load_base(
 
     Raises:
         ModelFormatUnsupported: the architecture is unknown, or the weights are broken or not all there.
-        PrecisionUnsupported: the device cannot compute in what the method needs.
     """
     quantizing: dict[str, Any] = {}
     if customization.quantization is not None:
         from agent.trainer import quantized
 
-        quantizing = quantized.loading(customization.quantization, device, onto or device.torch_device)
+        quantizing = quantized.loading(customization.quantization, onto or device.torch_device)
     # It draws on stderr, which is the job's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with Blaming("it", ANOTHER_MODEL):
@@ -305,7 +305,10 @@ def with_adapter(customization: Customization, situation: Situation, *, name: st
         model = get_peft_model(situation.base, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         # Names and types were checked at submit; what is left is what PEFT finds wrong for this very model.
-        raise ConfigInvalid(f"customization.peft.config: PEFT refuses it: {error}"[:ERROR_LIMIT]) from error
+        said = f"customization.peft.config: PEFT refuses it: {error}"[:ERROR_LIMIT]
+        if "ParamWrapper" in said:
+            said += f"; it adapts this model's experts: leave that out, or name target_modules, without {ALL_LINEAR}"
+        raise ConfigInvalid(said) from error
     if getattr(config, "tokenizer_name_or_path", None):
         config.tokenizer_name_or_path = name
     _check_names(model, customization.adapter.config)

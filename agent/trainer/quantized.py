@@ -18,30 +18,21 @@ from peft.tuners.lora.bnb import Linear4bit as QuantizedLora
 from peft.tuners.lora.layer import Linear as PlainLora
 from transformers import BitsAndBytesConfig, Conv1D
 
-from agent.trainer.failures import ModelFormatUnsupported, PrecisionUnsupported
+from agent.trainer.failures import ModelFormatUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from agent.trainer.customization import Quantization
-    from agent.trainer.device import Device
 
 
-def loading(quantization: Quantization, device: Device, onto: torch.device) -> dict[str, Any]:
+def loading(quantization: Quantization, onto: torch.device) -> dict[str, Any]:
     """What `from_pretrained` is told in order to quantize while it loads.
 
     Args:
         quantization: how.
-        device: where it will be computed.
         onto: where the weights go.
-
-    Raises:
-        PrecisionUnsupported: the device cannot compute in the compute type.
     """
-    if quantization.compute_dtype == "float16" and device.torch_device.type == "cpu":
-        raise PrecisionUnsupported(
-            "customization.qlora.bnb_4bit_compute_dtype: a CPU does not compute in float16; ask for bfloat16 or float32"
-        )
     return {
         "device_map": {"": onto},
         "quantization_config": BitsAndBytesConfig(  # type: ignore[no-untyped-call]

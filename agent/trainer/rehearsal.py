@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from agent.trainer import experts
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.layers import target_modules
 from agent.trainer.methods import Situation
@@ -21,9 +22,12 @@ from agent.trainer.model import ANOTHER_MODEL, Blaming, weights_dtype, whole, wi
 from agent.trainer.sharding import shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.trainer.assignment import Assignment
     from agent.trainer.customization import Customization
     from agent.trainer.model_files import ModelFiles
+    from agent.trainer.reports import Reports
 
 MANY_STEPS = 10**9
 """Of a training whose length nobody knows yet: enough for whatever AdaLoRA is to do in them."""
@@ -31,8 +35,13 @@ MANY_STEPS = 10**9
 log = logging.getLogger("trainer")
 
 
-def rehearse(assignment: Assignment, files: ModelFiles) -> None:
+def rehearse(assignment: Assignment, files: ModelFiles, reports: Reports) -> None:
     """Refuse at once what the model's shapes show to be impossible. Leaves nothing behind.
+
+    Args:
+        assignment: the attempt's.
+        files: the model's.
+        reports: told what of a mixture of experts will not be treated as the job would have it.
 
     Raises:
         ModelFormatUnsupported: the architecture is unknown, or no model can be built of its configuration.
@@ -48,7 +57,21 @@ def rehearse(assignment: Assignment, files: ModelFiles) -> None:
         whole(base, customization.adapter.trainable_layers, name=assignment.model.name)
         return
     targets = target_modules(base, customization.method, customization.adapter)
-    _adapt(customization, Situation(base, targets, MANY_STEPS, str(files.directory)), assignment.model.name)
+    with Blaming("it", ANOTHER_MODEL):
+        bare = shapes(files, weights_dtype(customization)) if experts.expert_parameters(base) else None
+    situation = Situation(base, targets, MANY_STEPS, str(files.directory))
+    model = _adapt(customization, situation, assignment.model.name)
+    if bare is not None:
+        modules, parameters = _adapted(model)
+        experts.require_treatable(customization, bare, parameters)
+        for reason, message in experts.warnings_of(customization, bare, modules, parameters):
+            reports.warning(reason, message)
+
+
+def _adapted(model: Any) -> tuple[Sequence[str], Sequence[str]]:
+    """The modules and parameters that PEFT adapts, by their paths; none where it could not be tried."""
+    tuner = getattr(model, "base_model", None)
+    return getattr(tuner, "targeted_module_names", ()), getattr(tuner, "targeted_parameter_names", ())
 
 
 def _adapt(customization: Customization, situation: Situation, name: str) -> Any:

@@ -108,8 +108,12 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
         sys.modules[PRELOADING].read_environment_again()
     reports, tuning = rank.reports, assignment.tuning
     digests = BackgroundDigests(files) if rank.number == 0 else None
-    place = device.choose(assignment.customization.precision, wants_gpu=bool(assignment.devices))
-    rehearse(assignment, files)
+    place = device.choose(
+        assignment.customization.precision,
+        wants_gpu=bool(assignment.devices),
+        compute_type=assignment.customization.compute_type,
+    )
+    rehearse(assignment, files, reports)
     group = join(
         meeting_of(assignment, rank.directory),
         rank=rank.number,

@@ -22,6 +22,8 @@ CORPUS = (
 
 #: What a test can ask for; all but Llama have three blocks.
 ARCHITECTURES = ("llama", "gpt2", "qwen2")
+#: A mixture of four experts, for the tests of those.
+MIXTURE = "qwen3_moe"
 
 
 def write_tiny_model(
@@ -38,7 +40,7 @@ def write_tiny_model(
         directory: where to.
         chat_template: None leaves it out.
         positions: the longest sequence.
-        architecture: one of ARCHITECTURES, with 3 blocks; empty: a Llama of 2.
+        architecture: one of ARCHITECTURES or MIXTURE, with 3 blocks; empty: a Llama of 2.
         tied: the head is the embeddings; GPT-2's always is.
 
     Returns:
@@ -61,12 +63,14 @@ def write_tiny_model(
 
 
 def _config(architecture: str, *, blocks: int, positions: int) -> Any:
-    from transformers import GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
     if architecture == "gpt2":
         return GPT2Config(n_embd=48, n_inner=96, n_layer=blocks, n_head=4, n_positions=positions, initializer_range=0.1)
-    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
+    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, MIXTURE: Qwen3MoeConfig}[architecture]
+    experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 12}
     return kind(
+        **(experts if architecture == MIXTURE else {}),
         hidden_size=48,
         intermediate_size=96,
         num_hidden_layers=blocks,

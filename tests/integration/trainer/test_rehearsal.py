@@ -10,6 +10,7 @@ import pytest
 from agent.trainer.assignment import parse
 from agent.trainer.model_files import inspect_model
 from agent.trainer.rehearsal import rehearse
+from agent.trainer.reports import Reports
 from tests.integration.trainer.attempts import Attempt, failed_with
 from tests.support.tiny_models import ARCHITECTURES, write_tiny_model
 from trainplane.backends.peft_methods import METHODS
@@ -66,7 +67,7 @@ def test_a_wrong_name_is_told_though_there_is_neither_tokenizer_nor_weight(
 
 
 @pytest.mark.parametrize(("architecture", "method"), CASES)
-def test_what_can_be_trained_passes(models: dict[str, Path], architecture: str, method: str):
+def test_what_can_be_trained_passes(models: dict[str, Path], tmp_path: Path, architecture: str, method: str):
     peft: dict[str, Any] = {"peft": {"use": False}} if method == "full" else {}
     document = {
         "uid": "01JTEST",
@@ -80,7 +81,7 @@ def test_what_can_be_trained_passes(models: dict[str, Path], architecture: str, 
             "datasets": [{"source": "file:///rows.jsonl"}],
         },
     }
-    rehearse(parse(document), inspect_model(str(models[architecture])))
+    rehearse(parse(document), inspect_model(str(models[architecture])), Reports(tmp_path))
 
 
 @pytest.mark.parametrize("beginning", ["pissa", "olora", "eva", "orthogonal", "gaussian"])

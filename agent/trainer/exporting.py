@@ -96,7 +96,7 @@ class Exporter:
         model = merging.merge(adapted, scratch, DTYPES[self.assignment.customization.precision])
         merging.save(model, self.tokenizer, directory, use_cache=bool(self.files.config.get("use_cache", True)))
         del model
-        facts = merging.check(directory, seen, device)
+        facts = merging.check(directory, seen, device, compute_type=self.assignment.customization.compute_type)
         effect = facts["adapter_effect"]
         if effect is not None and facts["logit_difference"] > effect / 2:
             self.reports.warning(

@@ -65,7 +65,7 @@ def require_mergeable(adapted: AdaptedModel) -> None:
     for name, layer in _tuner_layers(model):
         base = layer.get_base_layer()
         # Of a parameter that is adapted as such (experts are) the module has no `weight`.
-        weight = layer.get_param() if isinstance(layer, ParamWrapper) else base.weight
+        weight = getattr(base, layer.parameter_name if isinstance(layer, ParamWrapper) else "weight")
         if users.count(id(weight)) > 1:
             raise ConfigInvalid(
                 f"export: {name} shares its weights with another module of this model, so what is trained in it "
@@ -141,8 +141,14 @@ def save(model: Any, tokenizer: Any, directory: Path, *, use_cache: bool, shard_
         tokenizer.save_pretrained(str(directory))
 
 
-def check(directory: Path, seen: Probe, device: torch.device) -> dict[str, Any]:
+def check(directory: Path, seen: Probe, device: torch.device, *, compute_type: str = "") -> dict[str, Any]:
     """Load what was written as a user would, and compare what it says with what the trained model said.
+
+    Args:
+        directory: the merged model's.
+        seen: of the trained model.
+        device: where to compute.
+        compute_type: what quantized weights were computed in, which may be coarser than what is written.
 
     Returns:
         The facts for the provenance: the logits' differences as shares of their spread.
@@ -157,7 +163,8 @@ def check(directory: Path, seen: Probe, device: torch.device) -> dict[str, Any]:
             merged = _logits(model.to(device), [each.to(device) for each in seen.ids])
         except torch.OutOfMemoryError:
             merged = _logits(model.cpu(), seen.ids)
-    difference, limit = _distance(merged, seen.logits), TOLERANCES[dtype]
+    computed_in = getattr(torch, compute_type) if compute_type else dtype
+    difference, limit = _distance(merged, seen.logits), max(TOLERANCES[dtype], TOLERANCES[computed_in])
     effect = _distance(seen.untrained, seen.logits) if seen.untrained else None
     log.info("merged logit_difference=%.3g adapter_effect=%s limit=%g", difference, effect, limit)
     if not difference <= limit:

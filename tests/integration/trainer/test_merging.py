@@ -133,6 +133,13 @@ def test_qlora_is_merged_into_the_dequantized_base(
     assert attempt.provenance["exports"]["merged"]["logit_difference"] < 1e-3
 
 
+def test_qlora_that_computes_in_bf16_is_merged_in_fp32(tmp_path: Path, models: dict[str, Path]):
+    attempt = exported(tmp_path, models["llama"], {"method": "qlora", "target_modules": ["all-linear"]})
+    facts = attempt.provenance["exports"]["merged"]
+    assert facts["dtype"] == "float32"
+    assert 1e-3 < facts["logit_difference"] < facts["logit_difference_limit"], "what bf16 rounds is no error of merging"
+
+
 def test_in_bf16_the_merged_model_is_as_near_as_rounding_lets_it_be(tmp_path: Path, models: dict[str, Path]):
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +133,28 @@ def _from_s3(job: FetchJob, wanted: ModelWanted, uri: str, inputs: Path, teller:
             raise InputError(MODEL_NOT_FOUND, f"{field}: there is nothing below {prefix}/")
         chosen = choice.model_files(f"{prefix}/", names, field=field)
         sizes = {name: storage.size(name) for name in chosen}
+        versions = {name: storage.version(name) for name in chosen}
     except (OSError, UnsupportedURIError) as error:
         raise blamed(error, access, missing=MODEL_NOT_FOUND) from error
     teller.expects(target, sum(sizes.values()))
+    note = inputs / "model.versions.json"
+    here = _noted(note)
     for name in chosen:
         path = target / name
-        if not path.exists() or path.stat().st_size != sizes[name]:
+        if not path.exists() or path.stat().st_size != sizes[name] or here.get(name) != versions[name]:
             bring(f"{prefix}/{name}", access, path, missing=MODEL_NOT_FOUND, expects=lambda _directory, _size: None)
+            here[name] = versions[name]
+            note.write_text(json.dumps(here), encoding="utf-8")
     return Model(target, wanted.name, "")
+
+
+def _noted(note: Path) -> dict[str, Any]:
+    """Which versions a former try has brought; what was torn by its end says nothing."""
+    try:
+        found = json.loads(note.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _with_weights(job: FetchJob, wanted: ModelWanted, beside: Model, inputs: Path, teller: Teller) -> Model:

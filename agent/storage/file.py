@@ -48,6 +48,11 @@ class FileStorage:
         """See Storage."""
         return (self._root / name).stat().st_size
 
+    def version(self, name: str) -> str:
+        """See Storage."""
+        found = (self._root / name).stat()
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
     def exists(self, name: str) -> bool:
         """See Storage."""
         return (self._root / name).is_file()

@@ -55,6 +55,14 @@ class Storage(Protocol):
         """
         ...
 
+    def version(self, name: str) -> str:
+        """What is the same as long as an object's content is: to tell whether it was replaced, not what is in it.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        ...
+
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
         ...

@@ -2,7 +2,8 @@
 
 Large contents go in parts, several at a time, each signed with its SHA-256, which the store checks; what was put is
 asked for its size before it counts as stored. An ETag only tells whether an object is still the same, never what is in
-it: the content is proven by whoever has its SHA-256 (agent.uploader.publishing reads all of it back).
+it: the content is proven by whoever has its SHA-256 (agent.uploader.publishing reads all of it back), and a download
+by the checksum of the whole object, where the store keeps one (agent.storage.checksums).
 
 botocore tries each request some times (Clients); here a whole object is tried again, with new credentials where the
 store calls the old ones expired. After that the caller decides.
@@ -19,6 +20,7 @@ from botocore.exceptions import ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
+from agent.storage.checksums import of_whole
 from agent.storage.clients import Clients
 from agent.storage.errors import ObjectNotFoundError, StorageError
 from agent.storage.file import sync_folder
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
     from agent.storage.access import Access
+    from agent.storage.checksums import Checksum
 
 _T = TypeVar("_T")
 _MIB = 1024 * 1024
@@ -108,6 +111,10 @@ class S3Storage:
         """See Storage."""
         return self._insistently(name, lambda client: self._stat(client, name)[0])
 
+    def version(self, name: str) -> str:
+        """See Storage."""
+        return self._insistently(name, lambda client: self._stat(client, name)[1])
+
     def exists(self, name: str) -> bool:
         """See Storage."""
         try:
@@ -147,7 +154,7 @@ class S3Storage:
             raise StorageError(f"{self._access.field}: {self._place(target)}: {copied} of {size} bytes were copied")
 
     def _download(self, client: S3Client, name: str, target: Path) -> None:
-        size, tag = self._stat(client, name)
+        size, tag, kept = self._stat_with_checksum(client, name)
         aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with self._manager(client, self._transfers.range_bytes) as manager:
@@ -155,12 +162,24 @@ class S3Storage:
             found = aside.stat().st_size
             if found != size:
                 raise StorageError(f"{self._access.field}: {self._place(name)}: {found} of {size} bytes came")
+            if kept is not None and not kept.fits(aside):
+                raise StorageError(
+                    f"{self._access.field}: {self._place(name)}: what came has another {kept.kind} than the store says"
+                )
             with aside.open("rb") as stream:
                 os.fsync(stream.fileno())
             aside.rename(target)
         finally:
             aside.unlink(missing_ok=True)
         sync_folder(target.parent)
+
+    def _stat_with_checksum(self, client: S3Client, name: str) -> tuple[int, str, Checksum | None]:
+        """As `_stat`, with the checksum of the whole where the store keeps one that Python computes."""
+        try:
+            head = client.head_object(Bucket=self._bucket, Key=self._key(name), ChecksumMode="ENABLED")
+        except ClientError:
+            return (*self._stat(client, name), None)  # who may read need not be allowed to ask for checksums
+        return head["ContentLength"], head["ETag"], of_whole(head)
 
     def _stat(self, client: S3Client, name: str) -> tuple[int, str]:
         """Size and ETag. A refused HEAD has no words, and cannot tell a bucket from an object: then by GET."""

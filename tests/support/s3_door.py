@@ -153,6 +153,14 @@ class Door:
 
         return self._add(operations, act, times, key_ends)
 
+    def alter_answer(self, *operations: str, times: int = 1) -> Fault:
+        """Change the first byte of the answer's body on its way here."""
+
+        def act(handler: _Handler, call: Call, body: bytes) -> None:
+            handler.forward(call, body, altered=True)
+
+        return self._add(operations, act, times, "")
+
     def hold(self, *operations: str, until: threading.Event, times: int = 1) -> Fault:
         """Be silent until told."""
 
@@ -208,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815  # the library's names
 
-    def forward(self, call: Call, body: bytes, *, cut_after_bytes: int | None = None) -> None:
+    def forward(self, call: Call, body: bytes, *, cut_after_bytes: int | None = None, altered: bool = False) -> None:
         target = self.owner.target
         connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=120)
         try:
@@ -216,6 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             connection.request(self.command, self.path, body=body, headers=sent)
             answer = connection.getresponse()
             content = answer.read()
+            content = bytes([content[0] ^ 1]) + content[1:] if altered else content
         finally:
             connection.close()
         if call.operation == "AssumeRole":

@@ -43,6 +43,16 @@ def test_an_object_replaces_one_of_its_name(storage: Storage) -> None:
     assert whole(storage, "x") == b"second"
 
 
+def test_a_version_is_of_a_content_also_where_another_is_as_long(storage: Storage) -> None:
+    storage.put_bytes("x", b"first one")
+    first = storage.version("x")
+    assert first == storage.version("x") != ""
+    storage.put_bytes("x", b"other one")
+    assert storage.version("x") != first
+    with pytest.raises(FileNotFoundError):
+        storage.version("missing")
+
+
 def test_a_copy_has_the_content_and_leaves_the_original(storage: Storage) -> None:
     storage.put_bytes("a", b"content")
     storage.copy("a", "b/c")

@@ -125,6 +125,18 @@ def test_a_model_directory_of_s3_is_fetched_without_what_can_run_code(store, job
     assert (path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
 
 
+def test_of_a_model_that_is_here_only_what_was_replaced_comes_again_also_where_it_is_as_long(store, job, directory):
+    put_model(store, "s3://bucket/models/tiny/", directory)
+    wanted = job({"base_model": {"provider": "s3", "model_name": "s3://bucket/models/tiny/"}})
+    fetch(wanted, Told())
+    other = bytes(reversed((directory / "model.safetensors").read_bytes()))
+    store.put("s3://bucket/models/tiny/model.safetensors", other)
+    store.door.calls.clear()
+    fetch(wanted, Told())
+    assert {call.key for call in store.door.calls if call.operation == "GetObject"} == {"models/tiny/model.safetensors"}
+    assert (wanted.directory / "inputs" / "model" / "model.safetensors").read_bytes() == other
+
+
 @pytest.mark.parametrize("call", [lambda wanted: fetch(wanted, Told()), probe], ids=["fetch", "probe"])
 def test_a_prefix_without_a_model_that_loads_is_refused(store, job, call):
     weights = {"provider": "huggingface", "model_name": "owner/name", "weights_url": "s3://bucket/models/tiny/"}

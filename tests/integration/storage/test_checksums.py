@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from agent.storage.access import Access, StorageSettings
+from agent.storage.checksums import of_whole
 from agent.storage.clients import Clients
+from agent.storage.errors import StorageError
 from agent.storage.s3 import S3Storage, Transfers
 
 if TYPE_CHECKING:
@@ -33,6 +35,42 @@ def test_a_store_keeps_the_crc_of_what_was_put(store: Aws, tmp_path: Path) -> No
 @pytest.mark.parametrize("checksums", [None, False])
 def test_a_store_that_may_not_know_crcs_is_told_none(store: Aws, tmp_path: Path, *, checksums: bool | None) -> None:
     assert "ChecksumCRC32" not in put(store, tmp_path / "source", checksums=checksums)
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "SHA1", "SHA256"])
+def test_what_came_altered_is_told_by_the_stores_checksum_and_no_file_is_left(
+    store: Aws, tmp_path: Path, algorithm: Literal["CRC32", "SHA1", "SHA256"]
+) -> None:
+    content = bytes(range(256)) * 1000
+    store.client().put_object(Bucket="bucket", Key="file", Body=content, ChecksumAlgorithm=algorithm)
+    storage = S3Storage("bucket", "", store.access())
+    storage.download("file", tmp_path / "whole")
+    assert (tmp_path / "whole").read_bytes() == content
+    fault = store.door.alter_answer("GetObject", times=2)
+    with pytest.raises(StorageError, match=f"what came has another {algorithm} than the store says"):
+        storage.download("file", tmp_path / "altered")
+    assert fault.done == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
+    store.door.alter_answer("GetObject", times=1)
+    storage.download("file", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        ({"ChecksumCRC32": "AAAAAA==", "ChecksumType": "FULL_OBJECT"}, "CRC32"),
+        ({"ChecksumCRC32": "AAAAAA==", "ChecksumSHA256": "AAAA"}, "SHA256"),
+        ({"ChecksumCRC32": "AAAAAA==-2"}, None),
+        ({"ChecksumCRC32": "AAAAAA==", "ChecksumType": "COMPOSITE"}, None),
+        ({"ChecksumCRC64NVME": "AAAAAAAAAAA=", "ChecksumType": "FULL_OBJECT"}, None),
+        ({"ChecksumCRC32": "?"}, None),
+        ({}, None),
+    ],
+)
+def test_only_a_checksum_of_the_whole_that_python_computes_counts(head: dict[str, str], kind: str | None) -> None:
+    found = of_whole(head)
+    assert (found.kind if found else None) == kind
 
 
 def test_aws_is_told_them_unless_the_platform_says_otherwise() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ ATTEMPT_MARKER = "TRAINPLANE_ATTEMPT"
 #: psutil derives a start from the boot time, which may shift by a clock tick.
 _START_TOLERANCE_SECONDS = 2.0
 _KILL_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 
 
 def end_children(layout: Layout, *, within: timedelta, tell: Callable[[str], None]) -> None:
@@ -88,8 +90,22 @@ def _end(processes: list[psutil.Process], *, seconds: float) -> None:
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
-        _, processes = psutil.wait_procs(processes, timeout=seconds)
+        processes = _outlasting(processes, seconds)
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(processes, timeout=_KILL_SECONDS)
+    _outlasting(processes, _KILL_SECONDS)
+
+
+def _outlasting(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that still run after so long; one that nobody reaps has ended, where `psutil.wait_procs` would wait on."""
+    end = time.monotonic() + seconds
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -67,7 +67,7 @@ async def test_many_questions_at_once_get_their_own_answers(connection: Connecti
     for name in names:
         await node(connections, probe_pb2.ProbeReply(outcome="SKIPPED", message=name).SerializeToString(), name=name)
     probes = NatsProbes(connection)
-    found = await asyncio.gather(*(probes.probe(name, b"", seconds=10) for name in names))
+    found = await asyncio.gather(*(probes.probe(name, b"", seconds=60) for name in names))
     assert [each.message if each else None for each in found] == names
 
 

@@ -27,7 +27,16 @@ PHASES = {"FETCHING_MODEL", "PREPARING_DATA", "TRAINING", "EVALUATING", "MERGING
 PROGRESS = {"step", "total_steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
 PROGRESS |= {"gpu_memory_bytes", "remaining_seconds"}
 #: What of an attempt's directory a trainer may write.
-WRITTEN = {"reports.jsonl", "logs", "heartbeat", "rendezvous", "checkpoints", "output", "tensorboard"}
+WRITTEN = {
+    "reports.jsonl",
+    "logs",
+    "heartbeat",
+    "rendezvous",
+    "checkpoints",
+    "output",
+    "tensorboard",
+    "audit.json",
+}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 GRACE_SECONDS = 10.0
 LAST_CHECKPOINT_SECONDS = 30.0

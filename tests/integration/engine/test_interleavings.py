@@ -176,6 +176,8 @@ class GangCourse(Course):
             agent.inventory = replace(agent.inventory, labels={"job": job_id})
         self.gone = set()
         """(attempt, node) of which the node has said that nothing is left."""
+        self.without = set()
+        """Nodes that last said that they have no attempt: said twice, it is believed."""
 
     async def ref(self, node):
         number = (await self.here.job(self.job_id)).attempt
@@ -184,9 +186,21 @@ class GangCourse(Course):
     async def part(self, ref, agent):
         return (await self.here.store.read(lambda tx: tx.attempts_on(agent.node, [ref]))).get(ref)
 
+    async def _do(self, step):
+        await super()._do(step)
+        if step != "time":
+            return
+        attempts = (await self.here.job(self.job_id)).attempt
+        for agent in self.agents.values():
+            if agent.node in self.without:
+                self.gone.update((AttemptRef(self.uid, number), agent.node) for number in range(1, attempts + 1))
+            self.without.add(agent.node)
+
     async def _of_attempt(self, kind, ref, agent):
         if kind in {"absent", "failed", "stopped", "published"}:
             self.gone.add((ref, agent.node))
+        if kind in {"sync", "absent"}:
+            (self.without.discard if kind == "sync" else self.without.add)(agent.node)
         await super()._of_attempt(kind, ref, agent)
 
     async def _reported(self, ref, agent, news, output):

@@ -134,6 +134,7 @@ def test_what_began_inside_the_base_is_published_as_plain_lora_of_twice_the_rank
         "output",
         "reports.jsonl",
         "rows.jsonl",
+        "audit.json",
         "tensorboard",
     }
 

@@ -110,7 +110,7 @@ def test_each_rank_has_a_log_of_its_own(four: Attempt):
 
 def test_nothing_is_left_beside_the_output(four: Attempt):
     left = {path.name for path in four.directory.iterdir()} - {"rows.jsonl", "eval.jsonl"}
-    assert left == {"assignment.json", "heartbeat", "logs", "output", "reports.jsonl", "tensorboard"}
+    assert left == {"assignment.json", "audit.json", "heartbeat", "logs", "output", "reports.jsonl", "tensorboard"}
 
 
 def test_ranks_with_a_quantized_base_and_dropout_of_their_own_agree_on_the_adapter(attempt: Attempt, start: Any):

@@ -41,9 +41,11 @@ def of_whole(head: Mapping[str, object]) -> Checksum | None:
     """The checksum of the whole object in the answer to a HEAD with ChecksumMode; None: it has none that we compute.
 
     One made of the parts' checksums (`COMPOSITE`, its value ends in `-` and the number of parts) says nothing of the
-    whole without them.
+    whole without them. Not every store says which it is: of an object in parts, whose ETag has their number, only one
+    that is said to be of the whole is believed.
     """
-    if head.get("ChecksumType") == "COMPOSITE":
+    in_parts = "-" in str(head.get("ETag", ""))
+    if head.get("ChecksumType") == "COMPOSITE" or (in_parts and head.get("ChecksumType") != "FULL_OBJECT"):
         return None
     for kind in ("SHA256", "SHA1", "CRC32"):
         told = head.get(f"Checksum{kind}")

@@ -63,6 +63,7 @@ def test_what_came_altered_is_told_by_the_stores_checksum_and_no_file_is_left(
         ({"ChecksumCRC32": "AAAAAA==", "ChecksumSHA256": "AAAA"}, "SHA256"),
         ({"ChecksumCRC32": "AAAAAA==-2"}, None),
         ({"ChecksumCRC32": "AAAAAA==", "ChecksumType": "COMPOSITE"}, None),
+        ({"ChecksumCRC32": "AAAAAA==", "ETag": '"0123-3"'}, None),
         ({"ChecksumCRC64NVME": "AAAAAAAAAAA=", "ChecksumType": "FULL_OBJECT"}, None),
         ({"ChecksumCRC32": "?"}, None),
         ({}, None),

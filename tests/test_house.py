@@ -54,7 +54,7 @@ def test_mocks_are_not_used():
 
 
 def test_catching_everything_stands_only_where_it_must():
-    """The loop guard and the request guard, the RPC interceptor, the trainer's verdict."""
+    """The loop guard and the request guard, the RPC guard, the trainer's verdict."""
     allowed = {"controlplane/rpc/errors.py", "controlplane/bus/server.py", "agent/trainer/verdict.py"}
     allowed |= {"trainplane/backends/third_party.py"}
     catching = re.compile(r"except (Exception|BaseException)\b")

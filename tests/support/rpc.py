@@ -21,7 +21,7 @@ async def dialled(address, **options):
 
 @asynccontextmanager
 async def serving(jobs, nodes=None, *, backends=None, patience=None, address="127.0.0.1:0"):
-    """Any servicer, behind the one interceptor; answers the listening server."""
+    """Any servicer, behind the one guard; answers the listening server."""
     nodes = nodes or node_service_pb2_grpc.NodeServiceServicer()
     backends = backends or backend_service_pb2_grpc.BackendServiceServicer()
     async with served(

@@ -43,9 +43,10 @@ _MEMORY = "memory.json"
 #: How often a group is looked at that loses one process, and not all, when its memory is used up.
 _LOOK_SECONDS = 0.5
 _REMOVE_TRIES = 100
-_STACKS_SECONDS = 1.0
+_STACKS_SECONDS = 10.0
 """What a process has for writing them; one that does not answer is not waited for any longer."""
 _STACKS_LOOK_SECONDS = 0.01
+_QUIET_LOOKS = 3
 _KILL_PAUSE_SECONDS = 0.02
 _KILL_PAUSE_LIMIT_SECONDS = 1.0
 
@@ -169,8 +170,7 @@ class LocalRunner:
                 # One after the other: where processes share a log, two that write at once tear each other's lines.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_STACKS_SECONDS):
-                        while processes.handles(member.pid, signal.SIGUSR1):  # noqa: ASYNC110 - nobody tells
-                            await asyncio.sleep(_STACKS_LOOK_SECONDS)
+                        await _handled(member, signal.SIGUSR1)
 
     async def stop(self, key: AttemptKey, process: Process | None, grace: timedelta) -> None:
         """See Runner."""
@@ -222,6 +222,15 @@ def _asked(members: frozenset[Process], leader: Process | None) -> list[Process]
     if leader is None or leader not in members:
         return sorted(members, key=lambda member: member.pid)
     return [member for member in members if (found := processes.stat(member.pid)) and found.parent == leader.pid]
+
+
+async def _handled(member: Process, number: signal.Signals) -> None:
+    """Return when a signal waits for a process no more and its handler does not run."""
+    quiet = 0
+    # A signal that is being delivered waits no more and is not yet blocked: one look could fall in between.
+    while quiet < _QUIET_LOOKS:
+        await asyncio.sleep(_STACKS_LOOK_SECONDS)
+        quiet = 0 if processes.handles(member.pid, number) else quiet + 1
 
 
 def _leads_session(member: Process) -> bool:

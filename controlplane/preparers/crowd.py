@@ -140,21 +140,28 @@ class CrowdPreparer:
         """Until the child fails, or nobody needs it; whatever it still owes is then prepared in place."""
         loop = asyncio.get_running_loop()
         answers = asyncio.StreamReader()
-        stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, process.stdin)
-        stdout, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(answers), process.stdout)
-        child = _Child(stdin)
+        child: _Child | None = None
+        transports: list[asyncio.BaseTransport] = []
         try:
+            stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, process.stdin)
+            transports.append(stdin)
+            stdout, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(answers), process.stdout)
+            transports.append(stdout)
+            child = _Child(stdin)
             child.set_up(self._setup)
             await self._receive(child, answers, pid=process.pid)
         except (EOFError, OSError, TimeoutError) as error:
             _log.warning("preparer_lost", pid=process.pid, error=f"{type(error).__name__}: {error}")
         finally:
             self._child, self.pid = None, 0
-            for entrusted in child.owed():
+            for entrusted in child.owed() if child is not None else ():
                 if not entrusted.answer.done():
                     entrusted.answer.set_result(None)
-            stdin.close()
-            stdout.close()
+            for transport in transports:
+                transport.close()
+            for pipe in (process.stdin, process.stdout)[len(transports) :]:
+                if pipe is not None:
+                    pipe.close()
             process.kill()
             await loop.run_in_executor(None, process.wait)
 

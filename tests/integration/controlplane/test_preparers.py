@@ -7,11 +7,13 @@ import base64
 import json
 import os
 import signal
+import subprocess
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.spec import Rules
@@ -163,6 +165,23 @@ async def test_a_child_that_does_not_answer_is_killed_and_nobody_waits_for_it_lo
         assert (await preparer.prepare(asked("late"), crowd=MANY)).new.job.job_id == "late"
         assert preparer.entrusted == 0
         await eventually(lambda: is_gone(pid))
+
+
+@pytest.mark.parametrize("broken", ["stdin", "stdout"])
+def test_the_loop_goes_on_when_a_childs_pipe_cannot_be_connected(tmp_path, broken):
+    """In the loop that serves: uvloop."""
+    os.mkfifo(tmp_path / "pipe")
+    unusable = os.open(tmp_path / "pipe", os.O_PATH)  # a pipe that refuses to be made non-blocking
+    child = subprocess.Popen(["sleep", "600"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    os.dup2(unusable, getattr(child, broken).fileno())
+    os.close(unusable)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(CrowdPreparer(in_place(), setup=(RULES, KEY))._serve(child))
+        assert child.returncode == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.wait()
 
 
 async def test_a_child_ends_after_a_quiet_time():

@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from controlplane.domain.event import DEFAULT_WEBHOOK_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 WEBHOOK = "webhook"
 STATUS_STREAM = "status_stream"
@@ -54,6 +60,21 @@ class Endpoint:
     def host(self) -> str:
         """See `host_of`."""
         return host_of(self.url)
+
+
+_USUAL_TYPES = tuple(sorted(kind.value for kind in DEFAULT_WEBHOOK_TYPES))
+
+
+def endpoints_of(uid: str, spec: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+    """Whom a job tells, by its spec: as sent, or effective."""
+    callbacks, stream = spec.get("callbacks", {}), spec.get("artifacts", {}).get("status_stream_url")
+    found = []
+    if "webhook_url" in callbacks:
+        types = tuple(callbacks.get("events", ())) or _USUAL_TYPES
+        found.append(Endpoint(uid, WEBHOOK, callbacks["webhook_url"], types))
+    if stream:
+        found.append(Endpoint(uid, STATUS_STREAM, stream, ()))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from controlplane.domain.delivery import WEBHOOK
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from controlplane.domain.attempt import Attempt
+    from controlplane.domain.delivery import Endpoint
 
 
 class State(StrEnum):
@@ -128,13 +131,16 @@ class NewJob:
     """JSON object: path of a secret to its keyed HMAC, for telling a changed repeat."""
     sealed_secrets: bytes
     """Empty: there are none."""
-    webhook: bool
-    """Whether a webhook is to be told: its secret outlives the job."""
     output_uri: str
-    status_stream: bool = False
-    """Whether a status stream is."""
     output_place: str = ""
     """The one spelling of where it publishes; empty: nowhere that another job could be in the way."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Whom it tells."""
+
+    @property
+    def webhook(self) -> bool:
+        """Whether a webhook is to be told: its secret outlives the job."""
+        return any(endpoint.kind == WEBHOOK for endpoint in self.endpoints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Telling endpoints: which of them are due, and how many at once. `webhooks.py` and `status_streams.py` tell one.
 
-    job that owes endpoints ──adopt──► rows with cursors ──due──► a place ──► one try at a time of each, recorded
+    submit ──► endpoints, each with a cursor ──due──► a place ──► one try at a time of each, recorded
 
 A slow endpoint holds one place among many, and a host that hangs no more than its share of them; neither ever holds
 another endpoint's turn. An endpoint's failure never touches a job.
@@ -18,8 +18,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from controlplane.domain import delivery as d
-from controlplane.domain.delivery import Endpoint
-from controlplane.domain.event import DEFAULT_WEBHOOK_TYPES
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
 from controlplane.engine.posting import Sender
 from controlplane.engine.signals import Bell
@@ -52,7 +50,6 @@ _LOOK_PAST_COST = 50
 _PAGE = 500
 _ADOPTED_AT_ONCE = 100
 """In one transaction: at about 80 us a job, what else the event loop has to do waits no longer than for 8 ms."""
-_USUAL_TYPES = tuple(sorted(kind.value for kind in DEFAULT_WEBHOOK_TYPES))
 
 #: (job, kind, 0) for an endpoint, (job, kind, sequence) for an overtaken event: never two tries of one at a time.
 _Key = tuple[str, str, int]
@@ -89,10 +86,10 @@ class Deliveries:
 
     async def run(self) -> None:
         """The loop: starts what is due; SQL being away only delays it."""
+        await self._adopt()
         async with asyncio.TaskGroup() as tries:
             while True:
                 try:
-                    await self._adopt()
                     if await self._start_due(tries):
                         self.bell.ring()  # heard after the pace
                 except (StoreUnavailable, OutcomeUnknown):
@@ -116,16 +113,21 @@ class Deliveries:
             await self._clock.sleep(3600)
 
     async def _adopt(self) -> None:
-        """Writes the endpoint rows of new jobs: kept out of the submit, which writes no more than it must."""
+        """Writes the endpoints of jobs that a former version stored without, and was stopped before it had."""
 
         def work(tx: Transaction) -> int:
-            new = tx.jobs_without_endpoint(limit=_ADOPTED_AT_ONCE)
-            tx.insert_endpoints([endpoint for uid, sent in new for endpoint in endpoints_of(uid, sent)])
-            return len(new)
+            found = tx.jobs_without_endpoint(limit=_ADOPTED_AT_ONCE)
+            tx.insert_endpoints([each for uid, sent in found for each in d.endpoints_of(uid, json.loads(sent))])
+            tx.owe_no_endpoint([uid for uid, _ in found])
+            return len(found)
 
-        if await self._store.read(lambda tx: tx.jobs_without_endpoint(limit=1)):
-            while await self._store.write(work) == _ADOPTED_AT_ONCE:
-                pass
+        while True:
+            try:
+                if not await self._store.read(lambda tx: tx.jobs_without_endpoint(limit=1)):
+                    return
+                await self._store.write(work)
+            except (StoreUnavailable, OutcomeUnknown):
+                await self._clock.sleep(SWEEP_SECONDS)
 
     async def _start_due(self, tries: asyncio.TaskGroup) -> bool:
         """Starts as many tries as a round may; answers whether more are due that have a place."""
@@ -195,16 +197,3 @@ class Deliveries:
                 self.bell.ring()
 
         tries.create_task(guarded())
-
-
-def endpoints_of(uid: str, sent: str) -> list[Endpoint]:
-    """Whom a job tells, by its spec as sent."""
-    spec = json.loads(sent)
-    callbacks, stream = spec.get("callbacks", {}), spec.get("artifacts", {}).get("status_stream_url")
-    found = []
-    if "webhook_url" in callbacks:
-        types = tuple(callbacks.get("events", ())) or _USUAL_TYPES
-        found.append(Endpoint(uid, d.WEBHOOK, callbacks["webhook_url"], types))
-    if stream:
-        found.append(Endpoint(uid, d.STATUS_STREAM, stream, ()))
-    return found

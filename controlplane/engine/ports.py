@@ -285,7 +285,11 @@ class Transaction(Protocol):
 
     # endpoints and deliveries
     def jobs_without_endpoint(self, *, limit: int) -> list[tuple[str, str]]:
-        """Jobs that owe endpoints and have no row of one yet: (uid, spec as sent)."""
+        """Jobs that owe endpoints, as a former version stored them: (uid, spec as sent)."""
+        ...
+
+    def owe_no_endpoint(self, uids: Sequence[str]) -> None:
+        """They have theirs now."""
         ...
 
     def endpoint(self, job_uid: str, kind: str) -> Endpoint | None:

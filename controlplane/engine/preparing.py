@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from controlplane.domain import event as events
 from controlplane.domain import lifecycle, spec
+from controlplane.domain.delivery import endpoints_of
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.ids import ulid
 from controlplane.domain.job import Job, NewJob, State
@@ -161,10 +162,9 @@ class Preparer:
             if checked.secrets
             else "{}",
             sealed_secrets=self._vault.seal(checked.secrets, uid=draft.uid),
-            webhook=bool(checked.effective.get("callbacks", {}).get("webhook_url")),
             output_uri=artifacts["output_uri"],
             output_place=spec.place(artifacts["output_uri"]),
-            status_stream="status_stream_url" in artifacts,
+            endpoints=endpoints_of(draft.uid, checked.sent),
         )
 
     def _begin(self, draft: _Draft, now_us: int) -> None:

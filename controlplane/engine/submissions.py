@@ -1,6 +1,6 @@
 """Taking jobs: many submits share one commit.
 
-    submit ──► prepare ──► queue ──► loop: linger while more come ──► ONE transaction: jobs, first events ──► answers
+    submit ──► prepare ──► queue ──► loop: linger while more come ──► ONE transaction for all of them ──► answers
 
 Invariant 1: the answer comes after the commit. Invariant 2: the name decides; a repeat answers the job that is there, a
 changed one is refused naming the paths that differ.
@@ -133,10 +133,10 @@ class Submissions:
 
         def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord], dict[str, OutputInUse]]:
             refused = outputs.taken(tx, [p.prepared.new for p in batch])
-            stored = tx.insert_jobs(
-                [p.prepared.new for p in batch if p.prepared.new.job.uid not in refused], pending=reasons
-            )
+            news = [p.prepared.new for p in batch if p.prepared.new.job.uid not in refused]
+            stored = tx.insert_jobs(news, pending=reasons)
             tx.append_events([p.prepared.first for p in batch if p.prepared.new.job.uid in stored])
+            tx.insert_endpoints([each for new in news if new.job.uid in stored for each in new.endpoints])
             there = {}
             for pending in batch:
                 job = pending.prepared.new.job

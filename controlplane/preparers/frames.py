@@ -12,6 +12,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from controlplane.domain.delivery import Endpoint
 from controlplane.domain.errors import InvalidSpec, Violation
 from controlplane.domain.event import StoredEvent
 from controlplane.domain.job import Job, NewJob, Requirement, State
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HEADER = struct.Struct("!I")
-_NEW_FIELDS = [each.name for each in fields(NewJob) if each.name not in {"job", "requirement", "labels"}]
+_NEW_FIELDS = [each.name for each in fields(NewJob) if each.name not in {"job", "requirement", "labels", "endpoints"}]
 _NEED_FIELDS = [each.name for each in fields(Requirement) if each.name != "labels"]
 _new_values = attrgetter(*_NEW_FIELDS)
 _need_values = attrgetter(*_NEED_FIELDS)
@@ -57,6 +58,7 @@ def prepared_values(prepared: Prepared) -> tuple[Any, ...]:
         tuple(new.labels.items()),
         _need_values(need),
         tuple(need.labels.items()),
+        [(endpoint.kind, endpoint.url, endpoint.types) for endpoint in new.endpoints],
         (prepared.first.type, prepared.first.json),
         prepared.answer,
     )
@@ -64,7 +66,7 @@ def prepared_values(prepared: Prepared) -> tuple[Any, ...]:
 
 def prepared_of(values: tuple[Any, ...]) -> Prepared:
     """The inverse of `prepared_values`."""
-    of_job, of_new, labels, need, need_labels, (event_type, event_json), answer = values
+    of_job, of_new, labels, need, need_labels, endpoints, (event_type, event_json), answer = values
     uid, project, job_id, max_attempts, time_us = of_job
     job = Job(
         uid=uid,
@@ -79,6 +81,7 @@ def prepared_of(values: tuple[Any, ...]) -> Prepared:
         job=job,
         requirement=_requirement(need, need_labels),
         labels=dict(labels),
+        endpoints=tuple([Endpoint(uid, *endpoint) for endpoint in endpoints]),
         **dict(zip(_NEW_FIELDS, of_new, strict=True)),
     )
     return Prepared(new, StoredEvent(uid, project, job_id, 1, event_type, time_us, event_json), answer)

@@ -33,12 +33,7 @@ _OWED = (
     .order_by(_j.uid)
     .limit(bindparam("limit"))
 )
-_HAS_ENDPOINT = Bulk(
-    update(tables.jobs)
-    .where(_j.uid == bindparam("of_uid"), _j.endpoint_owed)
-    .values(endpoint_owed=literal_column("false")),
-    ["of_uid"],
-)
+_OWES_NONE = update(tables.jobs).where(_j.uid == bindparam("of_uid")).values(endpoint_owed=literal_column("false"))
 _ACTIVE = text("endpoints.state = 'ACTIVE'")
 
 
@@ -133,8 +128,13 @@ class Deliveries(Bound):
     """`endpoints`, `deliveries` and `pending_retries` in one transaction."""
 
     def jobs_without_endpoint(self, *, limit: int) -> list[tuple[str, str]]:
-        """Jobs that owe endpoints and have no row of one yet, oldest first: (uid, spec as sent)."""
+        """Jobs that owe endpoints, as a former version stored them, oldest first: (uid, spec as sent)."""
         return [(row[0], row[1]) for row in self._all(_OWED, {"limit": limit})]
+
+    def owe_no_endpoint(self, uids: Sequence[str]) -> None:
+        """They have theirs now."""
+        if uids:
+            self._run(_OWES_NONE, [{"of_uid": uid} for uid in sorted(uids)])
 
     def endpoint(self, job_uid: str, kind: str) -> Endpoint | None:
         """The endpoint, locked."""
@@ -143,11 +143,8 @@ class Deliveries(Bound):
 
     def insert_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """Stores them; repeats change nothing."""
-        if not endpoints:
-            return
-        # Every submit with a webhook or a stream comes by here: rows as tuples, for half of what dictionaries cost.
-        _HAS_ENDPOINT.run(self._connection, [(uid,) for uid in sorted({endpoint.job_uid for endpoint in endpoints})])
-        _INSERT.run(self._connection, list(map(_values, endpoints)))
+        if endpoints:
+            _INSERT.run(self._connection, list(map(_values, endpoints)))
 
     def due_endpoints(self, *, now_us: int, limit: int, full_hosts: Collection[str] = ()) -> list[Endpoint]:
         """ACTIVE ones with events behind the cursor whose next try is due, but for those of hosts that are full.

@@ -155,8 +155,8 @@ def _job_values(new: NewJob, pending_reason: str) -> tuple[Any, ...]:
     """The values of `COLUMNS` and `_ADDED`."""
     job = new.job
     head = (job.uid, job.project, job.job_id)
-    owed, held = new.webhook or new.status_stream, bool(new.sealed_secrets)
-    added = (0, new.priority, new.create_time_us, pending_reason, owed, held)
+    # `endpoint_owed`: a job's endpoints are stored with it.
+    added = (0, new.priority, new.create_time_us, pending_reason, False, bool(new.sealed_secrets))
     return (*head, *_changing(job), *added, new.output_place)
 
 

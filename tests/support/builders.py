@@ -46,7 +46,6 @@ def new_job(made: Job | None = None, **fields: Any) -> NewJob:
         "warnings": "[]",
         "secret_macs": "{}",
         "sealed_secrets": b"",
-        "webhook": False,
         "output_uri": "file:///out",
     }
     return NewJob(job=made or job(), **(usual | fields))

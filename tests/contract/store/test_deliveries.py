@@ -6,27 +6,28 @@ import pytest
 
 from controlplane.domain.delivery import Delivery, EndpointState, Outcome, PendingRetry
 from tests.support.builders import endpoint, job, new_job
+from tests.support.former import owe_endpoints
 
 
 @pytest.fixture
 async def jobs(store):
-    """Two jobs that owe a webhook, with three events each, and one that owes none."""
+    """Jobs with three events each."""
     made = [job(job_id=name, last_sequence=3) for name in "abc"]
-    await store.write(
-        lambda tx: tx.insert_jobs([new_job(j, webhook=j.job_id != "c", sent=f'{{"of":"{j.job_id}"}}') for j in made])
-    )
+    await store.write(lambda tx: tx.insert_jobs([new_job(j, sent=f'{{"of":"{j.job_id}"}}') for j in made]))
     return made
 
 
-async def test_a_job_owes_an_endpoint_until_it_has_one(store, jobs):
+async def test_a_former_version_s_job_owes_an_endpoint_until_it_has_one(store, jobs):
     a, b, _ = jobs
+    assert await store.read(lambda tx: tx.jobs_without_endpoint(limit=10)) == []
+    await owe_endpoints(store, [b.uid, a.uid])
     assert await store.read(lambda tx: tx.jobs_without_endpoint(limit=10)) == [
         (a.uid, '{"of":"a"}'),
         (b.uid, '{"of":"b"}'),
     ]
     assert await store.read(lambda tx: tx.jobs_without_endpoint(limit=1)) == [(a.uid, '{"of":"a"}')]
 
-    await store.write(lambda tx: tx.insert_endpoints([endpoint(a)]))
+    await store.write(lambda tx: (tx.insert_endpoints([endpoint(a)]), tx.owe_no_endpoint([a.uid])))
 
     assert await store.read(lambda tx: tx.jobs_without_endpoint(limit=10)) == [(b.uid, '{"of":"b"}')]
     assert await store.read(lambda tx: tx.endpoint(a.uid, "webhook")) == endpoint(a)
@@ -110,15 +111,10 @@ async def test_an_overtaken_event_is_tried_until_it_is_settled(store, jobs):
 
 async def test_a_job_may_have_a_webhook_and_a_status_stream_each_with_its_cursor(store, jobs):
     a, *_ = jobs
-    await store.write(lambda tx: tx.insert_jobs([new_job(job(last_sequence=3), status_stream=True)]))
-    owed = await store.read(lambda tx: tx.jobs_without_endpoint(limit=10))
-    assert len(owed) == 3  # the stream's job among them
-
     hook, stream = endpoint(a), endpoint(a, kind="status_stream", types=(), url="https://events.example.com:444/x")
     await store.write(lambda tx: tx.insert_endpoints([hook, stream]))
     await store.write(lambda tx: tx.save_endpoint(replace(stream, cursor=2)))
 
-    assert a.uid not in [uid for uid, _ in await store.read(lambda tx: tx.jobs_without_endpoint(limit=10))]
     assert await store.read(lambda tx: tx.endpoint(a.uid, "webhook")) == hook
     assert await store.read(lambda tx: tx.endpoint(a.uid, "status_stream")) == replace(stream, cursor=2)
     due = await store.read(lambda tx: tx.due_endpoints(now_us=100, limit=10))

@@ -6,7 +6,8 @@ import pytest
 
 from controlplane.domain.job import Progress, Requirement, State
 from controlplane.engine.ports import JobFilter
-from tests.support.builders import EPOCH_US, attempt, event, job, new_job, uid
+from tests.support.builders import EPOCH_US, attempt, endpoint, event, job, new_job, uid
+from tests.support.former import owe_endpoints
 
 
 async def test_a_job_comes_back_as_it_was_stored(store):
@@ -132,7 +133,8 @@ async def test_recovering_jobs_come_back_when_their_time_has_passed(store):
 
 
 async def test_secrets_are_kept_until_they_are_overwritten(store):
-    new = new_job(sealed_secrets=b"\x00sealed", webhook=True)
+    made = job()
+    new = new_job(made, sealed_secrets=b"\x00sealed", endpoints=(endpoint(made),))
     uid = new.job.uid
     await store.write(lambda tx: tx.insert_jobs([new]))
 
@@ -247,19 +249,17 @@ async def test_a_requirement_comes_back_to_the_dispatcher(store):
 
 async def test_old_secrets_are_those_of_jobs_whose_deliveries_have_settled(store):
     from controlplane.domain.delivery import EndpointState, PendingRetry
-    from tests.support.builders import endpoint
 
     ended = {"state": State.SUCCEEDED, "end_time_us": 100}
     plain, live, late, bare, owed, active, retried, settled = (
         job(**fields) for fields in (ended, {}, ended | {"end_time_us": 200}, ended, ended, ended, ended, ended)
     )
-    webhooks = (owed, active, retried, settled)
 
     def work(tx):
         tx.insert_jobs(
             [
-                new_job(j, sealed_secrets=b"" if j is bare else b"s", webhook=j in webhooks)
-                for j in (plain, live, late, bare, *webhooks)
+                new_job(j, sealed_secrets=b"" if j is bare else b"s")
+                for j in (plain, live, late, bare, owed, active, retried, settled)
             ]
         )
         tx.insert_endpoints(
@@ -273,6 +273,7 @@ async def test_old_secrets_are_those_of_jobs_whose_deliveries_have_settled(store
         tx.save_retry(PendingRetry(retried.uid, "webhook", 1, 1, 5))
 
     await store.write(work)
+    await owe_endpoints(store, [owed.uid])
 
     assert await store.read(lambda tx: set(tx.old_secrets(ended_before_us=101, limit=10))) == {plain.uid, settled.uid}
     assert await store.read(lambda tx: len(tx.old_secrets(ended_before_us=101, limit=1))) == 1

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -83,9 +84,10 @@ async def test_a_child_prepares_what_would_be_prepared_in_place():
             "webhook",
             "output_uri",
             "output_place",
-            "status_stream",
         ):
             assert getattr(there.new, field) == getattr(here.new, field), field
+        assert there.new.endpoints == tuple(replace(e, job_uid=there.new.job.uid) for e in here.new.endpoints)
+        assert [e.kind for e in there.new.endpoints] == ["webhook", "status_stream"]
         assert vault.open(there.new.sealed_secrets, uid=there.new.job.uid) == {
             "base_model.auth_token": "hf_xxx",
             "callbacks.auth_header": "Bearer mytoken",

@@ -11,6 +11,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from controlplane.domain import news as n
 from controlplane.domain.delivery import RETRY_DELAYS, EndpointState, Outcome
@@ -20,6 +21,7 @@ from controlplane.engine.ports import Answer, OutcomeUnknown, StoreUnavailable
 from controlplane.engine.posting import signature
 from controlplane.engine.preparing import Asked
 from tests.support.clock import in_virtual_time
+from tests.support.former import owe_endpoints
 from tests.support.world import Agent, spec, world
 
 URL = "https://hooks.example.com/x"
@@ -213,6 +215,23 @@ async def test_more_endpoints_than_are_tried_at_once_all_get_their_turn(tmp_path
             await asyncio.gather(*(here.submissions.submit(Asked(each, "default")) for each in made))
         await asyncio.sleep(60)
         assert sorted(post.url for post in here.outbound.posts) == sorted(urls)
+
+
+@in_virtual_time
+async def test_a_former_version_s_jobs_are_told_though_they_were_stored_without_endpoints(tmp_path):
+    async with world(tmp_path) as here:
+        uids = [(await here.submit(f"j{i}", **hook(f"https://h{i}.example.com/"))).record.job.uid for i in range(3)]
+
+        def forget(tx):
+            for uid in uids:
+                tx._run(text("DELETE FROM endpoints WHERE job_uid = :uid"), {"uid": uid})
+
+        await here.store.write(forget)
+        await owe_endpoints(here.store, uids)
+        async with here.loops(*LOOPS):
+            await asyncio.sleep(5)
+        assert sorted(post.url for post in here.outbound.posts) == [f"https://h{i}.example.com/" for i in range(3)]
+        assert await here.store.read(lambda tx: tx.jobs_without_endpoint(limit=1)) == []
 
 
 @in_virtual_time

@@ -59,6 +59,24 @@ async def test_a_changed_secret_is_told_by_its_path_and_never_by_its_value(tmp_p
 
 
 @in_virtual_time
+async def test_a_job_is_stored_with_whom_it_tells_and_a_repeat_changes_nothing(tmp_path):
+    tells = {
+        "callbacks": {"webhook_url": "https://hooks.example.com/x", "events": ["job.failed"]},
+        "artifacts": {"output_uri": "s3://bucket/out/", "status_stream_url": "https://events.example.com/x"},
+    }
+    async with world(tmp_path) as here, here.loops("submissions"):
+        for _ in range(2):
+            uid = (await submit(here, spec("tells", **tells))).record.job.uid
+            hook = await here.store.read(lambda tx, uid=uid: tx.endpoint(uid, "webhook"))
+            stream = await here.store.read(lambda tx, uid=uid: tx.endpoint(uid, "status_stream"))
+            assert (hook.url, hook.types, hook.cursor) == ("https://hooks.example.com/x", ("job.failed",), 0)
+            assert (stream.url, stream.types, stream.cursor) == ("https://events.example.com/x", (), 0)
+            assert await here.store.read(lambda tx: tx.jobs_without_endpoint(limit=1)) == []
+        quiet = (await submit(here, spec("quiet"))).record.job.uid
+        assert await here.store.read(lambda tx: tx.endpoint(quiet, "webhook")) is None
+
+
+@in_virtual_time
 async def test_an_idempotency_key_is_the_name_of_a_request_without_one(tmp_path):
     async with world(tmp_path) as here, here.loops("submissions"):
         unnamed = spec()

@@ -48,6 +48,8 @@ class Fault:
     skip: int = 0
     """So many calls pass first."""
     done: int = 0
+    holding: int = 0
+    """Of `hold`: the calls that are without an answer at this moment."""
 
     def takes(self, call: Call) -> bool:
         """Whether this call is hit. Called once for each call."""
@@ -165,10 +167,15 @@ class Door:
         """Be silent until told."""
 
         def act(handler: _Handler, _: Call, __: bytes) -> None:
+            with self._lock:
+                fault.holding += 1
             until.wait(60)
+            with self._lock:
+                fault.holding -= 1
             handler.cut()
 
-        return self._add(operations, act, times, "")
+        fault = self._add(operations, act, times, "")
+        return fault
 
     def _add(self, operations: tuple[str, ...], act: Any, times: int, key_ends: str) -> Fault:
         fault = Fault(frozenset(operations), act, times, key_ends)

@@ -18,9 +18,11 @@ import pytest
 
 from agent.storage.access import Access
 from tests.integration.trainer.attempts import Attempt
+from tests.integration.trainer.drawing import DRAWING
 from tests.integration.trainer.killed_node import Node, Place
 from tests.integration.trainer.warm import train
 from tests.support.aws import CREDENTIALS, Aws, running_aws, store
+from trainplane.backends.peft_methods import METHODS as METHODS_OF_THE_SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,16 +36,11 @@ STEPS = 24
 EVERY = 3
 SEED = int(os.environ.get("SWEEP_SEED", "17"))
 WHOLE_SWEEP = os.environ.get("SWEEP", "") == "whole"
+#: `customization` of each, in fp32 unless it says otherwise.
 METHODS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "dora": {"peft": {"config": {"use_dora": True}}},
-    "olora": {"peft": {"config": {"init_lora_weights": "olora"}}},
-    "bf16": {"precision": "bf16"},
-    "adalora": {"method": "adalora"},
-    "ia3": {"method": "ia3"},
-    "vera": {"method": "vera"},
-    "full": {"method": "full"},
-    "qlora": {"method": "qlora", "precision": "bf16"},
+    **{method: {"method": method, **DRAWING.get(method, {})} for method in METHODS_OF_THE_SPEC},
+    "olora": {"method": "lora", "lora_dropout": 0.2, "peft": {"config": {"init_lora_weights": "olora"}}},
+    "bf16": {"method": "lora", "lora_dropout": 0.2, "precision": "bf16"},
 }
 #: Kind of instant -> how many of the whole sweep's, and of the few.
 KINDS = {"any": (16, 1), "while writing": (9, 1), "while storing": (9, 1), "in a request": (4, 0)}
@@ -109,21 +106,14 @@ class Sweep:
 
     def attempt(self, method: str, number: int) -> Attempt:
         made = Attempt(self.folder("attempt"), self.model)
-        tuning = {
-            "batch_size": 4,
-            "max_steps": STEPS,
-            "checkpoint_steps": EVERY,
-            "packing": True,
-            "learning_rate": 1e-3,
-        }
-        made.assign(
-            customization={"lora_dropout": 0.2, **METHODS[method]},
-            tuning_parameters={**tuning, "neftune_noise_alpha": 5, "eval_fraction": 0.1},
-        )
+        customization = METHODS[method]
+        prompt = METHODS_OF_THE_SPEC[customization["method"]].prompt
+        tuning = {"batch_size": 4, "max_steps": STEPS, "checkpoint_steps": EVERY, "learning_rate": 1e-3}
+        packed = {} if prompt else {"packing": True, "neftune_noise_alpha": 5}
+        made.assign(tuning_parameters={**tuning, **packed, "eval_fraction": 0.1})
         path = made.directory / "assignment.json"
         document = json.loads(path.read_text())
-        if METHODS[method].get("method") in {"full", "ia3", "vera", "adalora"}:
-            document["spec"]["customization"] = {"precision": "fp32", **METHODS[method]}
+        document["spec"]["customization"] = {"precision": "fp32", **customization}
         document["spec"]["datasets"] = [{"source": self.rows.as_uri()}]
         path.write_text(json.dumps({**document, "attempt": number}))
         return made
@@ -166,6 +156,7 @@ class Sweep:
                 held.skip = kill.step  # so many requests pass
             node = Node(self.attempt(kill.method, number), number, place, **_place_to_die(kill, kind))
             lost = await node.die(_instant(kind, seconds, held))
+            unanswered = held is not None and held.holding > 0
             over.set()
             if held is not None:
                 self.aws().door.reset()
@@ -178,6 +169,7 @@ class Sweep:
         self.happened[f"killed {kind}" if kind != "any" else "killed at any instant"] += 1
         self.happened["a checkpoint was being written"] += writing
         self.happened["a checkpoint was stored in part"] += torn
+        self.happened["a request to the object store was unanswered"] += unanswered
         where = (
             f"at {seconds:.3f} s"
             if kind == "any"
@@ -196,7 +188,7 @@ class Sweep:
 def _instant(kind: str, seconds: float, held: Fault | None) -> Callable[[Node], bool]:
     """When a node is lost that does not die by itself."""
     if held is not None:
-        return lambda _node: held.done > 0
+        return lambda _node: held.holding > 0
     if kind == "any":
         return lambda node: node.training_seconds() >= seconds
     return lambda _node: False
@@ -239,8 +231,10 @@ async def test_a_training_survives_every_kill(
         print(f"\n  seed {SEED}: " + ", ".join(f"{count} {what}" for what, count in sorted(sweep.happened.items())))  # noqa: T201
     happened = sweep.happened
     assert happened["kills"] >= len(kills)
-    for kind in ("writing", "storing"):
-        assert happened[f"killed while {kind}"] == KINDS[f"while {kind}"][0 if WHOLE_SWEEP else 1]
+    for kind in ("while writing", "while storing", "in a request"):
+        assert happened[f"killed {kind}"] == KINDS[kind][0 if WHOLE_SWEEP else 1]
     assert happened["a checkpoint was being written"] >= happened["killed while writing"] >= (5 if WHOLE_SWEEP else 1)
     assert happened["a checkpoint was stored in part"] >= happened["killed while storing"] >= (5 if WHOLE_SWEEP else 1)
+    in_requests = happened["a request to the object store was unanswered"]
+    assert in_requests >= happened["killed in a request"] >= (4 if WHOLE_SWEEP else 0)
     assert happened["goes on from a checkpoint"] >= len(kills) // 2

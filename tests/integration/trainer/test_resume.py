@@ -11,7 +11,9 @@ import pytest
 
 from agent.checkpoint import verified
 from tests.integration.trainer.attempts import Attempt
+from tests.integration.trainer.drawing import DRAWING
 from tests.integration.trainer.warm import train
+from trainplane.backends.peft_methods import METHODS as METHODS_OF_THE_SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,13 +216,14 @@ def test_two_ranks_go_on_with_the_samples_that_they_would_have_had(make: Callabl
     assert resumed.provenance["ranks"] == attempts["whole"].provenance["ranks"]
 
 
-@pytest.mark.parametrize("method", ["full", "ia3", "prompt_tuning", "vera", "adalora"])
-def test_methods_that_are_no_lora_go_on_as_well(method: str, make: Callable[..., Attempt]):
+@pytest.mark.parametrize("method", METHODS_OF_THE_SPEC)
+def test_every_method_goes_on_packed_and_shuffled_with_what_it_draws(method: str, make: Callable[..., Attempt]):
     def attempt(resume_from: Path | None = None) -> Attempt:
-        made = make("lora", resume_from=resume_from, learning_rate=1e-3)
+        noise = {} if METHODS_OF_THE_SPEC[method].prompt else {"neftune_noise_alpha": 5, "packing": True}
+        made = make("lora", resume_from=resume_from, learning_rate=1e-2, eval_fraction=0.2, **noise)
         path = made.directory / "assignment.json"
         document = json.loads(path.read_text())
-        document["spec"]["customization"] = {"method": method, "precision": "fp32"}
+        document["spec"]["customization"] = {"method": method, "precision": "fp32", **DRAWING.get(method, {})}
         path.write_text(json.dumps(document))
         return made
 
@@ -230,6 +233,7 @@ def test_methods_that_are_no_lora_go_on_as_well(method: str, make: Callable[...,
     resumed = attempt(killed.directory / "checkpoints")
     assert train(resumed.directory) == 0, resumed.reports[-1]
     assert resumed.provenance["training"]["resumed_from"] == 6
+    assert resumed.provenance["losses"] == whole.provenance["losses"]
     files = sorted(path.name for path in whole.output.glob("*.safetensors"))
     assert files
     assert [(resumed.output / name).read_bytes() for name in files] == [

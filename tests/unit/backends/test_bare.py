@@ -51,6 +51,8 @@ def test_what_it_does_is_accepted():
         ("tuning_parameters", {"a_field_of_next_year": 1}, "tuning_parameters.a_field_of_next_year"),
         ("tuning_parameters", {"optimizer": "lion"}, "tuning_parameters.optimizer"),
         ("export", {"merged": True}, "export.merged"),
+        ("export", {"gguf": True}, "export.gguf"),
+        ("export", {"push_to_hub": "owner/name"}, "export.push_to_hub"),
     ],
 )
 def test_what_it_would_not_obey_is_refused_naming_the_field(block, value, field):
@@ -58,7 +60,12 @@ def test_what_it_would_not_obey_is_refused_naming_the_field(block, value, field)
 
 
 def test_each_refusal_says_what_to_do():
-    wrong = {"customization": {"method": "vera"}, "resources": {"gpus": 8}, "tuning_parameters": {"packing": True}}
+    wrong = {
+        "customization": {"method": "vera"},
+        "resources": {"gpus": 8},
+        "tuning_parameters": {"packing": True},
+        "export": {"push_to_hub": "owner/name"},
+    }
     assert all("backend peft" in description for _, _, description in Bare().validate(GOOD | wrong))
 
 

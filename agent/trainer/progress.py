@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agent.trainer.loss import Evaluation
     from agent.trainer.reports import Reports
     from agent.trainer.schedule import Schedule
-    from agent.trainer.train import Step
+    from agent.trainer.train import Halved, Step
 
 EVERY_SECONDS = 1.0
 
@@ -48,6 +48,8 @@ class ProgressMeter:
 
     def on_step(self, step: Step) -> None:
         """Take a step in; report it if it is the first, the last, or a second has passed."""
+        if step.halved is not None:
+            self._reports.warning("MICRO_BATCH_HALVED", _told(step.number, step.halved))
         self._tokens += step.tokens
         # The first step allocates and compiles: it must not colour the estimate for long.
         weight = 1.0 if step.number <= 2 else 0.1
@@ -89,3 +91,17 @@ class ProgressMeter:
             eval_loss_before=round(evaluation.before, 6),
             eval_loss=round(evaluation.after, 6),
         )
+
+
+def _told(step: int, halved: Halved) -> str:
+    """Passes that are smaller from now on, in words."""
+    what = "another device's passes did not fit into its memory, which makes smaller ones from now on"
+    if halved.tokens:
+        what = (
+            f"a pass of {halved.tokens} tokens did not fit into the device's memory; from now on one has at most "
+            f"{halved.limit}"
+        )
+    return (
+        f"at step {step} {what}. Each step still has all examples of tuning_parameters.batch_size, and only takes "
+        "longer; with tuning_parameters.gradient_checkpointing larger passes fit"
+    )

@@ -50,6 +50,16 @@ log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True, slots=True)
+class Halved:
+    """Passes that did not fit into a device's memory, and are smaller from then on. Tokens, padding included."""
+
+    tokens: int
+    """The most of one that did not fit; 0: on another rank, which alone knows."""
+    limit: int
+    """The most of one since; 0: as above."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One optimizer step that was made. `loss` is the mean per trained token of the effective batch."""
 
@@ -70,6 +80,8 @@ class Step:
     seconds: float
     skipped: bool = False
     """The weights were left alone: in fp16 the scaled gradient was too large, and the next one is scaled by less."""
+    halved: Halved | None = None
+    """None: everything fitted."""
 
     @property
     def point(self) -> Point:
@@ -83,6 +95,8 @@ class Wishes(NamedTuple):
 
     checkpoint: bool
     stop: bool
+    telling: bool
+    """That passes did not fit: rank 0 tells it."""
 
 
 class Trainer:
@@ -201,13 +215,13 @@ class Trainer:
         """The step, and what any rank wishes to follow on it."""
         began = time.perf_counter()
         trained_tokens = sum(example.trained_tokens for example in batch)
-        made, own_loss = self._gradient(own, trained_tokens)
+        made, own_loss, smaller = self._gradient(own, trained_tokens)
         allocation = self.adapted.allocation
         if allocation is not None and self.group.first:
             # Once a step, whatever the micro-batches and the ranks; what is reported stays the loss of the tokens.
             self.scaler.scale(allocation.penalty()).backward()  # type: ignore[no-untyped-call]
         failpoint(f"trainer.gradient-{number}")
-        loss, wishes = self._add_up(own_loss, Wishes(checkpoint=wanted, stop=STOP.asked))
+        loss, wishes = self._add_up(own_loss, Wishes(checkpoint=wanted, stop=STOP.asked, telling=smaller is not None))
         rate, grad_norm = self.schedule.rate(number - 1), self._descend(number, loss)
         made_step = Step(
             number=number,
@@ -215,6 +229,7 @@ class Trainer:
             learning_rate=rate,
             grad_norm=grad_norm or 0.0,
             skipped=grad_norm is None,
+            halved=smaller or (Halved(0, 0) if wishes.telling else None),
             tokens=sum(len(example) for example in batch),
             trained_tokens=trained_tokens,
             padded_tokens=padded_tokens(made, [len(example) for example in own]),
@@ -277,14 +292,15 @@ class Trainer:
         self.group.add_up([own_loss, wishes, *whole])
         return own_loss.item(), Wishes(*(wish > 0 for wish in wishes.tolist()))
 
-    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[Plan, torch.Tensor]:
-        """Accumulate the gradient of this rank's part of the mean loss; the micro-batches used, and that part.
+    def _gradient(self, batch: Sequence[Example], trained_tokens: int) -> tuple[Plan, torch.Tensor, Halved | None]:
+        """Accumulate the gradient of this rank's part of the mean loss; the plan made, that part, what was halved.
 
         Args:
             batch: this rank's share of the effective batch.
             trained_tokens: of the whole effective batch.
         """
         longest_row = self.tuning.max_sequence_length if self.tuning.packing else 0
+        smaller = None
         while True:
             made = plan([len(example) for example in batch], self.cost, longest_row=longest_row)
             total = torch.zeros((), device=self.adapted.device.torch_device)
@@ -294,10 +310,11 @@ class Trainer:
 
             fit = self.adapted.passes.run("train", len(made), one, lambda: self._pass([[IDLE]], math.inf))
             if fit.all:
-                return made, total
+                return made, total, smaller
             self.optimizer.zero_grad()
             if not fit.own:
-                self._halve(made, batch)
+                tried = self._halve(made, batch)
+                smaller = Halved(smaller.tokens if smaller else tried.tokens, tried.limit)
 
     def _pass(self, rows: Sequence[Sequence[Example]], divisor: float) -> torch.Tensor:
         """Accumulate the gradient of a micro-batch's part of the loss; that part. Divided by infinity it is no part."""
@@ -308,7 +325,7 @@ class Trainer:
         PULSE.beat()
         return loss.detach()
 
-    def _halve(self, made: Plan, batch: Sequence[Example]) -> None:
+    def _halve(self, made: Plan, batch: Sequence[Example]) -> Halved:
         """Go on with half of what did not fit; the effective batch stays."""
         lengths = [len(example) for example in batch]
         cost = halved(self.cost, made, lengths)
@@ -319,3 +336,4 @@ class Trainer:
             )
         torch.cuda.empty_cache()
         self.cost = cost
+        return Halved(max(padded_tokens([rows], lengths) for rows in made), cost.limit)

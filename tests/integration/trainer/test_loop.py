@@ -106,7 +106,7 @@ def test_the_loss_is_the_mean_over_all_trained_tokens(make_trainer: Callable[...
         means.append(mean)
         total += mean * example.trained_tokens
         tokens += example.trained_tokens
-    _, loss = trainer._gradient(trainer.examples, tokens)
+    _, loss, _ = trainer._gradient(trainer.examples, tokens)
     assert loss == pytest.approx(total / tokens, rel=1e-5)
     assert loss != pytest.approx(sum(means) / len(means), rel=1e-4)
 
@@ -213,6 +213,8 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_on
     history = tight.run(steps.append)
     assert tight.cost.limit <= 100
     assert steps[0].micro_batches > 1
+    assert steps[0].halved.tokens > 100 >= steps[0].halved.limit == tight.cost.limit
+    assert [step.halved for step in steps[1:]] == [None] * len(steps[1:])
     assert history.losses == pytest.approx(roomy.run(lambda _step: None).losses, rel=1e-4)
 
 

@@ -137,6 +137,9 @@ def test_one_rank_that_runs_out_of_memory_halves_its_passes_and_all_make_the_ste
     found = forked_ranks.train(tight.directory, ranks=2, tight=forked_ranks.Tight(rank=1, tokens=60))
     assert found[0]["refusals"] == 0
     assert found[1]["refusals"] > 0
+    told = [(each["reason"], each["message"].partition(",")[0]) for each in tight.said("warning")]
+    assert told[0] == ("MICRO_BATCH_HALVED", "at step 1 another device's passes did not fit into its memory")
+    assert len(told) < found[1]["refusals"] + 1
     assign(attempt)
     assert attempt.run() == 0
     steps, alone = tight.provenance["losses"]["steps"], attempt.provenance["losses"]["steps"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from agent.trainer.metrics import MOST_POINTS, MetricsRecorder, Point
 from agent.trainer.progress import ProgressMeter
 from agent.trainer.reports import MESSAGE_LIMIT, Reports, Unheard
 from agent.trainer.schedule import Schedule
-from agent.trainer.train import Step
+from agent.trainer.train import Halved, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,29 @@ def test_slow_steps_are_each_reported(tmp_path: Path):
         now[0] += 30.0
         meter.on_step(step(number, seconds=30.0))
     assert [report["remaining_seconds"] for report in lines(tmp_path)] == [90.0, 60.0, 30.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("halved", "words"),
+    [
+        (
+            Halved(512, 128),
+            "at step 2 a pass of 512 tokens did not fit into the device's memory; from now on one has at most 128. ",
+        ),
+        (
+            Halved(0, 0),
+            "at step 2 another device's passes did not fit into its memory, which makes smaller ones from now on. ",
+        ),
+    ],
+)
+def test_passes_that_were_halved_are_told_whenever_it_was(tmp_path: Path, halved: Halved, words: str):
+    schedule = Schedule("linear", 1e-4, 0, total_steps=9, steps_per_epoch=4)
+    meter = ProgressMeter(Reports(tmp_path), schedule, memory_bytes=lambda: 0, clock=lambda: 0.0)
+    for number in range(1, 4):
+        meter.on_step(replace(step(number, seconds=0.1), halved=halved if number == 2 else None))
+    [told] = [report for report in lines(tmp_path) if report["kind"] == "warning"]
+    assert told["reason"] == "MICRO_BATCH_HALVED"
+    assert told["message"].startswith(words + "Each step still has all examples of tuning_parameters.batch_size")
 
 
 def series(directory: Path) -> list[dict[str, list[float]]]:

@@ -227,7 +227,7 @@ def _backend(seen: Seen) -> str | None:
 
 def _mock(seen: Seen) -> str | None:
     if seen.effective["backend"] == "mock" and not seen.rules.dev_mode:
-        return "the fake trainer is for dev mode only"
+        return "the fake trainer is for dev mode only (`trainplane up --dev`); leave `backend` out to train"
     return None
 
 

@@ -412,6 +412,15 @@ async def test_help_loads_nothing_heavy(cli):
     assert not loaded & {"grpc", "google.protobuf", "rich", "yaml", "aiohttp", "psutil", "torch", "nats"}
 
 
+async def test_ctrl_c_before_the_command_has_begun_ends_quietly(cli):
+    # `-m` looks here first: what the command line is made with takes its time to load.
+    (cli.folder / "typer.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    result = await cli("jobs")
+    assert (result.code, result.out, result.err) == (130, "", "")
+
+
 async def test_a_closed_pipe_ends_quietly(service, cli):
     service.add("j", Job.RUNNING)
     service.lines = [LogLine(attempt=1, text="x" * 1000) for _ in range(200)]

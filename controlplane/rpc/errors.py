@@ -17,6 +17,7 @@ import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -168,6 +169,35 @@ def _unless_rendered(serialize: Any) -> Any:
     return serialized
 
 
+class _Unreadable:
+    """Stands for a request whose bytes are no message of its type."""
+
+
+def _or_unreadable(deserialize: Any) -> Any:
+    """What this raises never comes to a handler: gRPC tells the caller its text, and prints it on stderr."""
+
+    def deserialized(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Unreadable()
+
+    return deserialized
+
+
+def _readable(request: Any) -> Any:
+    """The request.
+
+    Raises:
+        InvalidArgument: it is no message.
+    """
+    if request.__class__ is _Unreadable:
+        raise e.InvalidArgument(
+            field="the request", reason="INVALID_MESSAGE", description="these bytes are no message that this call takes"
+        )
+    return request
+
+
 class Guard:
     """Turns what handlers raise into status; counts calls in flight, so that a stop can wait for them.
 
@@ -193,12 +223,12 @@ class Guard:
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_or_unreadable(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(handler.unary_unary, method),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_or_unreadable(handler.request_deserializer),
             response_serializer=_unless_rendered(handler.response_serializer),
         )
 
@@ -206,7 +236,7 @@ class Guard:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self.in_flight += 1
             try:
-                return await call(request, context)
+                return await call(_readable(request), context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:  # noqa: BLE001 - the place where a bug becomes INTERNAL
@@ -221,7 +251,7 @@ class Guard:
             self.in_flight += 1
             patience = _Patience(self._write_seconds)
             try:
-                async with aclosing(call(request, context)) as messages:
+                async with aclosing(call(_readable(request), context)) as messages:
                     async for message in messages:
                         patience.begin()
                         await context.write(message)

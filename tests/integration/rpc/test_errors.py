@@ -162,6 +162,20 @@ async def test_a_job_that_failed_is_data_and_no_error_of_the_call():
         assert job.reason == "STALLED"
 
 
+@pytest.mark.parametrize("method", ["GetJob", "WatchJob"])
+async def test_bytes_that_are_no_message_are_refused_in_words(method):
+    async with serving(Raising(AssertionError("the handler was asked"))) as server, dialled(server.address) as channel:
+        path = f"/trainplane.v1.JobService/{method}"
+        call = channel.unary_stream(path) if method == "WatchJob" else channel.unary_unary(path)
+        answer = call(b"\x0a\xff", metadata=[("x-request-id", "req-9")])
+        with pytest.raises(grpc.aio.AioRpcError) as found:
+            await (answer.read() if method == "WatchJob" else answer)
+    told = details(found.value)
+    assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (told["ErrorInfo"].reason, told["ErrorInfo"].metadata["request_id"]) == ("INVALID_MESSAGE", "req-9")
+    assert "DecodeError" not in found.value.details()
+
+
 async def test_a_method_that_does_not_exist_is_unimplemented():
     async with serving(job_service_pb2_grpc.JobServiceServicer()) as server, dialled(server.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as found:

@@ -118,6 +118,8 @@ class LogReader:
     async def follow(self, job_id: str, *, project: str, start: LogPosition) -> AsyncGenerator[LogPage, None]:
         """Yields pages from a position on, then new lines as they are stored; one without lines is a keep-alive.
 
+        Where no line is kept yet, a keep-alive comes at once: until something is sent, HTTP has not even headers.
+
         Ends when the job has ended and every line was yielded. Close it when you leave it early.
 
         Raises:
@@ -126,13 +128,15 @@ class LogReader:
         """
         uid = await self._uid(job_id, project)
         position: LogPosition | None = start
+        greeted = False
         while position is not None:
             with self._hints.expected(uid) as hint:  # before reading, so that nothing falls between
                 page = await self._shared(uid, position)
                 position = page.following
-                if page.lines:
+                if page.lines or (position is not None and not greeted):
                     yield page
-                    if not page.drained:
+                    greeted = True
+                    if page.lines and not page.drained:
                         continue
                 if position is not None and not await within(hint, self._keep_alive_seconds):
                     yield LogPage([], position)

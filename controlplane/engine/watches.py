@@ -56,6 +56,8 @@ class Watches:
     async def follow(self, uid: str, *, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """Yields the events after a number, in order; an empty row is a keep-alive. Ends after the terminal event.
 
+        Who has seen all there is gets a keep-alive at once: until something is sent, HTTP has not even headers.
+
         Close it when you leave it early: it holds a place among the job's watchers.
 
         Raises:
@@ -64,7 +66,7 @@ class Watches:
         topic = self._topics.setdefault(uid, _Topic())
         topic.watchers += 1
         hint = asyncio.get_running_loop().create_future()
-        quiet = True
+        greeted, quiet = False, True
         try:
             while True:
                 hint = asyncio.get_running_loop().create_future()
@@ -75,12 +77,15 @@ class Watches:
                 row = () if told else await self._row(topic, uid, after)
                 if row:
                     yield row
-                    after, quiet = row[-1].sequence, False
+                    after, greeted, quiet = row[-1].sequence, True, False
                     if row[-1].type in TERMINAL_TYPES:
                         return
                 elif quiet and await self._is_over(uid, after):
                     return
                 else:
+                    if not greeted:
+                        greeted = True
+                        yield ()
                     quiet = not await within(hint, self._keep_alive_seconds)
                     if quiet:
                         yield ()

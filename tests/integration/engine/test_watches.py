@@ -117,6 +117,17 @@ async def test_a_quiet_job_s_watcher_hears_a_keep_alive_as_often_as_set(tmp_path
 
 
 @in_virtual_time
+async def test_who_has_seen_all_there_is_hears_at_once_that_he_is_connected(tmp_path):
+    """An EventSource that resumes has no headers, and is not open, before something is sent."""
+    async with world(tmp_path) as here:
+        uid = (await here.submit("j")).record.job.uid
+        began = asyncio.get_running_loop().time()
+        async with aclosing(here.watches.follow(uid, after=1)) as rows:
+            assert list(await anext(rows)) == []
+        assert asyncio.get_running_loop().time() - began < 1
+
+
+@in_virtual_time
 async def test_more_than_a_page_comes_page_after_page(tmp_path):
     async with world(tmp_path) as here:
         count = 2 * PAGE + 3

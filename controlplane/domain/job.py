@@ -158,6 +158,8 @@ class JobRecord:
     pending_reason: str
     base_model_commit: str
     retry_of: str
+    effective: str = ""
+    """What it really runs with, as fixed at its first placement; empty before."""
     attempts: tuple[Attempt, ...] = ()
 
 

@@ -45,18 +45,13 @@ class Jobs:
         self._recorder = recorder
         self._rules = rules
 
-    def view(
-        self,
-        record: JobRecord,
-        *,
-        effective: str = "",
-        queue_position: int = 0,
-    ) -> JobView:
+    def view(self, record: JobRecord, *, queue_position: int = 0) -> JobView:
         """Adds the effective spec: as fixed at the first placement, or as the defaults are now."""
         sent = json.loads(record.sent)
-        filled = (
-            json.loads(effective) if effective else spec.effective(sent, job_id=record.job.job_id, rules=self._rules)
-        )
+        if record.effective:
+            filled = json.loads(record.effective)
+        else:
+            filled = spec.effective(sent, job_id=record.job.job_id, rules=self._rules)
         return JobView(record, sent, filled, queue_position)
 
     async def get(self, job_id: str, *, project: str) -> JobView:
@@ -66,16 +61,15 @@ class Jobs:
             JobNotFound: there is none in this project.
         """
 
-        def work(tx: Transaction) -> tuple[JobRecord, str, int]:
+        def work(tx: Transaction) -> tuple[JobRecord, int]:
             record = tx.record(project, job_id)
             if record is None:
                 raise JobNotFound(job_id)
-            uid = record.job.uid
             waits = record.job.state is State.QUEUED
-            return record, tx.effective_spec(uid), tx.queue_position(uid, priority=record.priority) if waits else 0
+            return record, tx.queue_position(record.job.uid, priority=record.priority) if waits else 0
 
-        record, effective, position = await self._store.read(work)
-        return self.view(record, effective=effective, queue_position=position)
+        record, position = await self._store.read(work)
+        return self.view(record, queue_position=position)
 
     async def page(self, chosen: JobFilter, *, limit: int) -> list[JobView]:
         """Newest first."""

@@ -96,10 +96,10 @@ class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
     async def CreateJob(  # noqa: N802
         self,
         request: job_service_pb2.CreateJobRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> job_pb2.Job | bytes:
         """The same from a typed message."""
-        asked = Asked(convert.spec_fields(request.spec), PROJECT)
+        asked = Asked(convert.spec_fields(request.spec), PROJECT, _key(context))
         if request.validate_only:
             return (await self._submissions.preview(asked)).answer
         return self._submitted(await self._submissions.submit(asked))

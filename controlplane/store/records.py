@@ -39,6 +39,7 @@ _RECORDS = select(
     _j.pending_reason,
     _s.base_model_commit,
     _s.retry_of,
+    _s.effective_spec,
 ).join_from(tables.jobs, tables.job_specs, _s.uid == _j.uid)
 _BY_NAME = _RECORDS.where(_j.project == bindparam("project"), _j.job_id == bindparam("job_id"))
 _BY_UIDS = _RECORDS.where(_j.uid.in_(bindparam("uids", expanding=True))).order_by(_j.uid.desc())
@@ -93,7 +94,7 @@ def _newest_labelled(states: tuple[State, ...], labels: Sequence[tuple[str, str]
 
 
 def _record_of(row: AnyRow, attempts: Sequence[Attempt]) -> JobRecord:
-    priority, created_us, sent, labels, warnings, macs, output_uri, pending, commit, retry_of = row[_WIDTH:]
+    priority, created_us, sent, labels, warnings, macs, output_uri, pending, commit, retry_of, effective = row[_WIDTH:]
     return JobRecord(
         job=job_of(row),
         priority=priority,
@@ -106,6 +107,7 @@ def _record_of(row: AnyRow, attempts: Sequence[Attempt]) -> JobRecord:
         pending_reason=pending,
         base_model_commit=commit,
         retry_of=retry_of,
+        effective=effective,
         attempts=tuple(attempts),
     )
 

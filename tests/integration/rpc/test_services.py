@@ -17,7 +17,7 @@ from controlplane.domain.job import Progress
 from controlplane.engine.ports import StoreUnavailable
 from controlplane.engine.preparing import Asked
 from controlplane.engine.watches import Watches
-from controlplane.rpc.convert import spec_message
+from controlplane.rpc.convert import spec_fields, spec_message
 from controlplane.rpc.pages import token
 from controlplane.rpc.server import READINESS, Patience, PortTaken
 from tests.support.eventually import eventually
@@ -155,11 +155,26 @@ async def test_both_doors_store_the_same_job_and_the_key_names_it(tmp_path):
         made = await jobs.SubmitTraining(body(spec("j")))
         typed = await jobs.CreateJob(service.CreateJobRequest(spec=spec_message(spec("j"))))
         assert typed.uid == made.uid
-        keyed = await jobs.SubmitTraining(body(spec()), metadata=[("idempotency-key", "key-1")])
+        nameless = spec()
+        keyed = await jobs.SubmitTraining(body(nameless), metadata=[("idempotency-key", "key-1")])
         assert keyed.job_id == "key-1"
+        again = service.CreateJobRequest(spec=spec_message(nameless))
+        assert (await jobs.CreateJob(again, metadata=[("idempotency-key", "key-1")])).uid == keyed.uid
         bad = jobs.SubmitTraining(body(spec()), metadata=[("idempotency-key", "no spaces")])
         assert await code(bad) == "INVALID_ARGUMENT"
         assert await code(jobs.SubmitTraining(body(spec("j", priority=1)))) == "ALREADY_EXISTS"
+
+
+async def test_what_a_job_really_runs_with_is_shown_alike_by_every_call(tmp_path):
+    """Fixed at the first placement: the platform's defaults may have become others since."""
+    async with world(tmp_path) as here, calling(here) as (jobs, _):
+        made = await jobs.SubmitTraining(body(spec("j")))
+        fixed = spec_fields(made.effective_spec) | {"priority": 7}
+        await here.store.write(lambda tx: tx.set_effective_spec(made.uid, json.dumps(fixed)))
+        one = await jobs.GetJob(service.GetJobRequest(job_id="j"))
+        (listed,) = (await jobs.ListJobs(service.ListJobsRequest())).jobs
+        repeated = await jobs.SubmitTraining(body(spec("j")))
+        assert [job.effective_spec.priority for job in (made, one, listed, repeated)] == [50, 7, 7, 7]
 
 
 async def test_the_signing_secret_stands_in_answers_to_submits_with_a_listener_only(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from controlplane.domain.event import EventType
 from controlplane.domain.job import Progress, State
 from controlplane.domain.lifecycle import EDGES, IllegalNews, advance
 from controlplane.domain.retry import MAX_LOSSES
+from tests.support.golden import as_committed
 from tests.unit.domain.lifecycle_cases import NOW_US, job, news
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "lifecycle.txt"
@@ -46,10 +46,7 @@ def matrix() -> str:
 
 
 def test_the_whole_matrix_is_as_committed():
-    found = matrix()
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text(found)
-    assert found == GOLDEN.read_text(), "the lifecycle changed: look at the diff, then UPDATE_GOLDEN=1"
+    as_committed(GOLDEN, matrix())
 
 
 def test_a_checkpoint_is_told_with_its_step_and_changes_nothing_else():

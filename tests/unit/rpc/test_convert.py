@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from controlplane.rpc import convert
 from controlplane.rpc.backends import BackendService
 from tests.support import builders
 from tests.support.bad_requests import CANARIES
+from tests.support.golden import as_committed
 from trainplane import backends
 from trainplane.v1 import job_service_pb2
 from trainplane.v1.training_spec_pb2 import TrainingSpec
@@ -207,11 +207,7 @@ def printed(made):
 
 
 def golden(name, made):
-    file = GOLDEN / name
-    found = json.dumps(printed(made), indent=1, ensure_ascii=False) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text(found)
-    assert found == file.read_text(), f"{name} changed: look at the diff, then UPDATE_GOLDEN=1"
+    as_committed(GOLDEN / name, json.dumps(printed(made), indent=1, ensure_ascii=False) + "\n")
 
 
 def view(job, *, raw=None, **fields):

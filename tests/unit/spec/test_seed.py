@@ -1,12 +1,8 @@
-"""The users' own request, byte for byte, and the goldens that others rely on.
-
-`TRAINPLANE_WRITE_GOLDENS=1 pytest tests/unit/spec` writes them anew; the diff is then for review.
-"""
+"""The users' own request, byte for byte, and the goldens that others rely on."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +11,10 @@ import pytest
 from controlplane.domain.errors import InvalidSpec
 from controlplane.domain.spec import Rules, canonical, check, json_schema, parse, reference
 from tests.support.bad_requests import SEED
+from tests.support.golden import as_committed
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "spec"
-
-
-def _golden(path: Path, text: str) -> None:
-    if os.environ.get("TRAINPLANE_WRITE_GOLDENS"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert path.read_text() == text
 
 
 def _json(value: Any) -> str:
@@ -57,13 +47,13 @@ def test_what_was_sent_is_the_seed_without_secrets_and_nulls():
 
 
 def test_the_seed_s_effective_spec_is_the_golden_one():
-    _golden(GOLDEN / "seed_effective.json", _json(check(parse(SEED), rules=Rules()).effective))
+    as_committed(GOLDEN / "seed_effective.json", _json(check(parse(SEED), rules=Rules()).effective))
 
 
 def test_a_nasty_body_gets_the_golden_violations():
     with pytest.raises(InvalidSpec) as refused:
         check(parse((GOLDEN / "nasty.json").read_bytes()), rules=Rules())
-    _golden(GOLDEN / "violations.json", _json([str_of(found) for found in refused.value.violations]))
+    as_committed(GOLDEN / "violations.json", _json([str_of(found) for found in refused.value.violations]))
 
 
 def str_of(violation: Any) -> dict[str, str]:
@@ -71,8 +61,8 @@ def str_of(violation: Any) -> dict[str, str]:
 
 
 def test_the_reference_in_docs_is_fresh():
-    _golden(ROOT / "docs" / "spec.md", reference())
+    as_committed(ROOT / "docs" / "spec.md", reference())
 
 
 def test_the_schema_is_the_golden_one():
-    _golden(GOLDEN / "schema.json", _json(json_schema()))
+    as_committed(GOLDEN / "schema.json", _json(json_schema()))

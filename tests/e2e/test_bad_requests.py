@@ -12,6 +12,8 @@ from grpc_status import rpc_status
 
 from tests.support import bad_requests
 from tests.support.stack import Stack, stubs
+from trainplane.errors import InvalidRequest
+from trainplane.sdk.spec_message import to_message
 from trainplane.v1 import job_service_pb2 as service
 
 CASES = (*bad_requests.BAD_BODIES, *bad_requests.BAD_SPECS)
@@ -51,6 +53,29 @@ async def test_over_grpc_it_is_refused_in_words(stack, case):
     else:
         assert found == set(case.expected)
     assert not [canary for canary in bad_requests.CANARIES if canary in str(status)]
+    assert await count(stack.address) == before
+
+
+async def test_the_typed_door_refuses_all_that_its_message_can_hold_in_the_same_words(stack):
+    before = await count(stack.address)
+    held, wrong = 0, {}
+    async with stubs(stack.address) as (jobs, _):
+        for case in bad_requests.BAD_SPECS:
+            try:
+                spec = to_message(case.body)
+            except InvalidRequest:
+                continue  # no message says it
+            held += 1
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await jobs.CreateJob(service.CreateJobRequest(spec=spec))
+            status, bad = rpc_status.from_call(refused.value), error_details_pb2.BadRequest()
+            assert any(detail.Unpack(bad) for detail in status.details), case.name
+            assert not [canary for canary in bad_requests.CANARIES if canary in str(status)]
+            found = {(v.field, v.reason) for v in bad.field_violations}
+            if found != set(case.expected):
+                wrong[case.name] = found
+    assert wrong == {"no datasets": {("datasets", "REQUIRED")}}  # a message has no list that is there and empty
+    assert held > 350
     assert await count(stack.address) == before
 
 

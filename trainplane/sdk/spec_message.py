@@ -38,10 +38,10 @@ def to_message(body: bytes) -> TrainingSpec:
     try:
         document = json.loads(body, object_pairs_hook=reader.distinct, parse_constant=lambda _: math.nan)
     except RecursionError:
-        raise invalid(Violation("", "MALFORMED_JSON", "nested too deep")) from None
+        raise invalid(Violation("", "TOO_DEEP", "nested too deep")) from None
     except ValueError as error:
         # JSONDecodeError says where, UnicodeDecodeError that it is no text; neither echoes values.
-        raise invalid(Violation("", "MALFORMED_JSON", f"is no JSON: {error}")) from None
+        raise invalid(Violation("", "INVALID_JSON", f"is no JSON: {error}")) from None
     spec = TrainingSpec()
     reader.fill(spec, document, "")
     if reader.violations:
@@ -65,7 +65,7 @@ class _Reader:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                self._wrong(key, "DUPLICATE_KEY", "stands twice in its object")
+                self._wrong(key, "DUPLICATE_FIELD", "stands twice in its object")
             found[key] = value
         return found
 
@@ -101,10 +101,11 @@ class _Reader:
             self._wrong(path, "WRONG_TYPE", f"must be an object, got {_kind(value)}")
             return
         for key, text in value.items():
-            if isinstance(text, str):
+            here = f"{path}.{key}"
+            if not isinstance(text, str):
+                self._wrong(here, "WRONG_TYPE", f"must be a string, got {_kind(text)}")
+            elif self._is_text(key, here) and self._is_text(text, here):
                 target[key] = text
-            else:
-                self._wrong(f"{path}.{key}", "WRONG_TYPE", f"must be a string, got {_kind(text)}")
 
     def _fill_list(self, target: Any, field: Any, value: object, path: str) -> None:
         if not isinstance(value, list):
@@ -123,7 +124,7 @@ class _Reader:
             return
         try:
             json_format.ParseDict(value, target, max_recursion_depth=_MAX_DEPTH)
-        except json_format.ParseError:
+        except (json_format.ParseError, UnicodeError):
             self._wrong(path, "WRONG_TYPE", "must hold plain, finite values, not nested too deep")
 
     def _fits(self, field: Any, value: Any, path: str) -> bool:
@@ -139,7 +140,14 @@ class _Reader:
             fits = type(value) in (int, float) and abs(value) <= 1e300  # NaN is not
         if not fits:
             self._wrong(path, "WRONG_TYPE", f"must be {wanted}, got {_kind(value)}")
-        return fits
+        return fits and (not isinstance(value, str) or self._is_text(value, path))
+
+    def _is_text(self, value: str, path: str) -> bool:
+        """Whether a string is Unicode: JSON can write half of a surrogate pair, and a message cannot hold it."""
+        if value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value):
+            return True
+        self._wrong(ascii(path)[1:-1], "MALFORMED", "has half of a surrogate pair, which is no character")
+        return False
 
     def _unknown(self, path: str, name: str, *, known: list[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -4,9 +4,12 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from controlplane.domain.spec import problem
+from tests.support.bad_requests import BAD_REQUESTS
 from trainplane.errors import InvalidRequest
 from trainplane.sdk.spec_message import to_message
 
+REASONS = {word for name, word in vars(problem).items() if name.isupper() and not name.startswith("_")}
 SEED = Path(__file__).parents[3] / "examples" / "seed-train-request.json"
 
 
@@ -39,16 +42,28 @@ def test_the_seeds_request_becomes_a_message_that_says_the_same():
         ('{"datasets": [null]}', {"datasets[0]": "WRONG_TYPE"}),
         ('{"labels": {"a": 1}}', {"labels.a": "WRONG_TYPE"}),
         ('{"backend_options": [1]}', {"backend_options": "WRONG_TYPE"}),
-        ('{"job_id": "a", "job_id": "b"}', {"job_id": "DUPLICATE_KEY"}),
+        ('{"job_id": "a", "job_id": "b"}', {"job_id": "DUPLICATE_FIELD"}),
+        ('{"job_id": "\\ud800"}', {"job_id": "MALFORMED"}),
+        ('{"labels": {"\\udc00": "x"}}', {"labels.\\udc00": "MALFORMED"}),
+        ('{"backend_options": {"a": "\\udc00"}}', {"backend_options": "WRONG_TYPE"}),
         ("[]", {"": "WRONG_TYPE"}),
-        ("", {"": "MALFORMED_JSON"}),
-        ("{'a': 1}", {"": "MALFORMED_JSON"}),
-        ("[" * 100_000, {"": "MALFORMED_JSON"}),
+        ("{'a': 1}", {"": "INVALID_JSON"}),
+        ("[" * 100_000, {"": "TOO_DEEP"}),
         ('{"backend_options": ' + '{"a":' * 50 + "1" + "}" * 51, {"backend_options": "WRONG_TYPE"}),
     ],
 )
 def test_each_fault_is_named_by_its_path(body, expected):
     assert violations(body) == expected
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS, ids=lambda case: case.name)
+def test_what_it_refuses_it_refuses_by_a_reason_of_the_control_planes(case):
+    refused = ()
+    try:
+        to_message(case.body)
+    except InvalidRequest as error:
+        refused = error.violations
+    assert {each.reason for each in refused} <= REASONS
 
 
 def test_all_faults_come_at_once():

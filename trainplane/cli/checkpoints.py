@@ -24,7 +24,7 @@ def checkpoints(job_id: JobId, output: Output = Format.TEXT) -> None:
         elif found:
             out.print_table(("STEP", "ATTEMPT", "NODE", "SIZE", "SAVED"), [_row(each) for each in found])
         else:
-            out.say("no checkpoints yet")
+            out.say("no checkpoints")
         return Exit.DONE
 
     connected(work, output=output)

@@ -32,6 +32,8 @@ def logs(
                 out.say_aside(f"--- attempt {line.attempt} ---")
             attempt = line.attempt
             out.say(f"[rank {line.rank}] {line.text}" if line.rank else line.text)
+        if not attempt and output is Format.TEXT:
+            out.say_aside("no log lines")
         return Exit.DONE
 
     connected(work, output=output)

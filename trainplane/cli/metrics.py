@@ -38,7 +38,7 @@ def metrics(
                 [_row(name, points) for name, points in found.items()],
             )
         else:
-            out.say("no metrics yet")
+            out.say("no metrics")
         return Exit.DONE
 
     connected(work, output=output)

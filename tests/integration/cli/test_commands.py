@@ -314,6 +314,8 @@ async def test_job_shows_one_job(service, cli):
 
 async def test_events_and_logs_print_lines_and_json_lines(service, cli):
     service.add_story("j")
+    silent = await cli("logs", "j")
+    assert (silent.out, silent.err) == ("", "no log lines\n")
     service.lines = [
         LogLine(attempt=1, text="one"),
         LogLine(attempt=1, text="two\x1b[31m"),
@@ -329,7 +331,7 @@ async def test_events_and_logs_print_lines_and_json_lines(service, cli):
 
 async def test_metrics_are_told_in_short_and_as_points(service, cli):
     service.add("j", Job.RUNNING)
-    assert (await cli("metrics", "j")).out == "no metrics yet\n"
+    assert (await cli("metrics", "j")).out == "no metrics\n"
     service.series = [MetricSeries(name="loss", steps=[1, 2, 300], values=[2.5, 9.0, 0.125])]
     told = (await cli("metrics", "j")).out
     assert told.splitlines()[1].split() == ["loss", "1-300", "2.5", "0.125", "0.125", "9"]
@@ -340,7 +342,7 @@ async def test_metrics_are_told_in_short_and_as_points(service, cli):
 
 async def test_checkpoints_are_told_by_step_attempt_and_node(service, cli):
     service.add("j", Job.RUNNING)
-    assert (await cli("checkpoints", "j")).out == "no checkpoints yet\n"
+    assert (await cli("checkpoints", "j")).out == "no checkpoints\n"
     service.kept = [Checkpoint(step=40, attempt=2, node="gpu-01", size_bytes=3 * 2**20, manifest_digest="ab")]
     told = (await cli("checkpoints", "j")).out
     assert told.splitlines()[1].split() == ["40", "2", "gpu-01", "3.0", "MiB"]

@@ -15,7 +15,7 @@ help:  ## what there is
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || { echo "trainplane needs Python 3.11 or newer; say make PYTHON=python3.11"; exit 1; }
-	@echo "installing into $(VENV) (about 700 MB to download, 2.2 GB on disk; the first time takes minutes)"
+	@echo "installing into $(VENV) (about 700 MB to download, 2.5 GB on disk; the first time takes minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

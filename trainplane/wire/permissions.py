@@ -58,12 +58,13 @@ def control_plane() -> Permissions:
 def anonymous() -> Permissions:
     """A reader of the events stream: core subscription, and consumers of that one stream without acknowledgements.
 
-    `$JS.FC` answers flow control, without which the server stops sending to an ordered consumer. `$JS.ACK` is left out:
-    it would let anyone acknowledge for others.
+    By `STREAM.NAMES` a client library looks up a subject's stream. `$JS.FC` answers flow control, without which the
+    server stops sending to an ordered consumer. `$JS.ACK` is left out: it would let anyone acknowledge for others.
     """
     name = streams.EVENTS.name
     return Permissions(
         publish=(
+            "$JS.API.STREAM.NAMES",
             f"$JS.API.STREAM.INFO.{name}",
             f"$JS.API.CONSUMER.CREATE.{name}",
             f"$JS.API.CONSUMER.CREATE.{name}.>",

@@ -176,6 +176,8 @@ async def test_anonymous_reads_events_as_they_happen_and_from_the_stream(
     stored = await reader.jetstream().subscribe(subjects.events(), stream=STREAM, ordered_consumer=True)
     await reader.flush()
     assert (await stored.next_msg(timeout=5)).data == b"{}"
+    looked_up = await reader.jetstream().subscribe(subjects.events(), ordered_consumer=True)  # by subject alone
+    assert (await looked_up.next_msg(timeout=5)).data == b"{}"
     await operator.jetstream().publish(EVENT, b"{2}")
     assert (await live.next_msg(timeout=5)).data == b"{2}"
     assert (await stored.next_msg(timeout=5)).data == b"{2}"

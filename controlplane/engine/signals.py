@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,14 +101,14 @@ class Recent:
     def __init__(self, *, limit: int = 20_000) -> None:
         self._limit = limit
         self._count = 0
-        self._events: OrderedDict[str, deque[StoredEvent]] = OrderedDict()
+        self._events: OrderedDict[str, list[StoredEvent]] = OrderedDict()
 
     def add(self, events: Iterable[StoredEvent]) -> None:
         """Takes committed events, each job's in order. A gap (a lost announcement) starts the job's row anew."""
         for event in events:
             row = self._events.get(event.uid)
             if row is None:
-                row = self._events[event.uid] = deque()
+                row = self._events[event.uid] = []
             elif row[-1].sequence >= event.sequence:
                 continue
             elif row[-1].sequence + 1 != event.sequence:
@@ -132,4 +131,4 @@ class Recent:
         if not row or row[0].sequence > sequence + 1 or row[-1].sequence <= sequence:
             return None
         start = sequence + 1 - row[0].sequence
-        return list(islice(row, start, start + limit))
+        return row[start : start + limit]

@@ -12,11 +12,11 @@ import asyncio
 import json
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from controlplane.domain import spec
 from controlplane.domain.errors import JobExists, TooManyRequests, Unavailable
-from controlplane.domain.job import JobRecord
+from controlplane.domain.job import JobRecord, NewJob
 from controlplane.engine import outputs
 from controlplane.engine.changes import Told
 from controlplane.engine.ports import OutcomeUnknown, StoreUnavailable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from controlplane.domain.errors import OutputInUse
-    from controlplane.domain.job import NewJob
     from controlplane.engine.ports import Clock, Store, Transaction
     from controlplane.engine.preparing import Asked, Prepared, Preparing
     from controlplane.engine.waits import KnownWaits
@@ -40,18 +39,35 @@ _RETRY_AFTER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
-    """What became of a submit."""
+class Created:
+    """A submit that made a job."""
+
+    new: NewJob
+    answer: bytes = field(repr=False)
+    """What the door answers, without the pending reason."""
+    pending_reason: str = ""
+    created: ClassVar[bool] = True
+
+    @property
+    def record(self) -> JobRecord:
+        """The job as it was stored."""
+        return record_of(self.new, pending_reason=self.pending_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A submit of a job that was there."""
 
     record: JobRecord
-    created: bool
-    """False: a repeat; the job was there."""
-    answer: bytes = field(default=b"", repr=False)
-    """What the door answers, where the job was created; without its pending reason."""
+    created: ClassVar[bool] = False
+
+
+Submitted: TypeAlias = Created | Repeated
 
 
 @dataclass(slots=True)
 class _Pending:
+    new: NewJob
     prepared: Prepared
     answer: asyncio.Future[Submitted]
 
@@ -73,7 +89,8 @@ class Submissions:
         self._preparing = preparing
         self._clock = clock
         self._announce = announce
-        self._waiting: asyncio.Queue[_Pending] = asyncio.Queue()
+        self._waiting: list[_Pending] = []
+        self._came = asyncio.Event()
         self._inside = 0
 
     async def submit(self, asked: Asked) -> Submitted:
@@ -93,53 +110,53 @@ class Submissions:
         self._inside += 1
         try:
             prepared = await self._preparing.prepare(asked, crowd=self._inside)
-            pending = _Pending(prepared, asyncio.get_running_loop().create_future())
-            self._waiting.put_nowait(pending)
+            pending = _Pending(prepared.new, prepared, asyncio.get_running_loop().create_future())
+            self._waiting.append(pending)
+            self._came.set()
             return await pending.answer  # a caller that goes away takes back its answer, not its job
         finally:
             self._inside -= 1
 
-    async def preview(self, asked: Asked) -> Submitted:
+    async def preview(self, asked: Asked) -> Created:
         """What would be stored; stores nothing.
 
         Raises:
             InvalidSpec: with every violation.
         """
         prepared = await self._preparing.prepare(asked, crowd=1)
-        return Submitted(record_of(prepared.new), created=True, answer=prepared.answer)
+        return Created(prepared.new, prepared.answer)
 
     async def run(self) -> None:
         """The loop: one batch after the other, for ever."""
         while True:
-            batch = [await self._waiting.get()]
+            await self._came.wait()
             await self._linger()
-            while len(batch) < MAX_BATCH and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            if not self._waiting:
+                self._came.clear()
             await self._store_batch(batch)
 
     async def _linger(self) -> None:
         """Waits while more submits come: a transaction costs as much as judging several of them."""
         until = self._clock.monotonic() + MAX_LINGER.total_seconds()
-        before = -1
-        while before < self._waiting.qsize() < MAX_BATCH and self._clock.monotonic() < until:
-            before = self._waiting.qsize()
+        before = 0
+        while before < len(self._waiting) < MAX_BATCH and self._clock.monotonic() < until:
+            before = len(self._waiting)
             await self._clock.sleep(LINGER.total_seconds())
 
     async def _store_batch(self, batch: list[_Pending]) -> None:
         generation = self._waits.generation
-        reasons = {
-            new.job.uid: why for new in (p.prepared.new for p in batch) if (why := self._waits.why(new.requirement))
-        }
+        reasons = {p.new.job.uid: why for p in batch if (why := self._waits.why(p.new.requirement))}
 
         def work(tx: Transaction) -> tuple[frozenset[str], dict[str, JobRecord], dict[str, OutputInUse]]:
-            refused = outputs.taken(tx, [p.prepared.new for p in batch])
-            news = [p.prepared.new for p in batch if p.prepared.new.job.uid not in refused]
-            stored = tx.insert_jobs(news, pending=reasons)
-            tx.append_events([p.prepared.first for p in batch if p.prepared.new.job.uid in stored])
+            news = [p.new for p in batch]
+            refused = outputs.taken(tx, news)
+            stored = tx.insert_jobs([new for new in news if new.job.uid not in refused], pending=reasons)
+            tx.append_events([p.prepared.first for p in batch if p.new.job.uid in stored])
             tx.insert_endpoints([each for new in news if new.job.uid in stored for each in new.endpoints])
             there = {}
             for pending in batch:
-                job = pending.prepared.new.job
+                job = pending.new.job
                 if job.uid not in stored and job.uid not in refused:
                     record = tx.record(job.project, job.job_id)
                     if record is not None:
@@ -157,26 +174,24 @@ class Submissions:
             return
         self._announce(
             Told(
-                events=[p.prepared.first for p in batch if p.prepared.new.job.uid in stored],
+                events=[p.prepared.first for p in batch if p.new.job.uid in stored],
                 queue=not stored <= reasons.keys(),
                 # What was known when they were stored may be wrong by now: the whole queue is looked at again.
                 capacity=bool(reasons) and self._waits.generation != generation,
             )
         )
         for pending in batch:
-            uid = pending.prepared.new.job.uid
-            if uid in refused:
-                _fail(pending.answer, refused[uid])
-                continue
+            uid = pending.new.job.uid
             if uid in stored:
-                record = record_of(pending.prepared.new, pending_reason=reasons.get(uid, ""))
-                _resolve(pending.answer, Submitted(record, created=True, answer=pending.prepared.answer))
+                _resolve(pending.answer, Created(pending.new, pending.prepared.answer, reasons.get(uid, "")))
+            elif uid in refused:
+                _fail(pending.answer, refused[uid])
             else:
                 _settle_repeat(pending, there.get(uid))
 
 
 def _settle_repeat(pending: _Pending, there: JobRecord | None) -> None:
-    new = pending.prepared.new
+    new = pending.new
     if there is None:
         _fail(pending.answer, Unavailable("the job of that name was just deleted", retry_after=_RETRY_AFTER))
     else:
@@ -186,7 +201,7 @@ def _settle_repeat(pending: _Pending, there: JobRecord | None) -> None:
         if differing:
             _fail(pending.answer, JobExists(there.job.job_id, differing=differing))
         else:
-            _resolve(pending.answer, Submitted(there, created=False))
+            _resolve(pending.answer, Repeated(there))
 
 
 def record_of(new: NewJob, *, pending_reason: str = "") -> JobRecord:

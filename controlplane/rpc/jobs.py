@@ -14,6 +14,7 @@ from controlplane.domain.errors import InvalidArgument, InvalidSpec, Violation
 from controlplane.domain.job import State
 from controlplane.engine.ports import JobFilter
 from controlplane.engine.preparing import Asked
+from controlplane.engine.submissions import Created
 from controlplane.rpc import convert, pages
 from controlplane.rpc.errors import metadata
 from controlplane.rpc.logs import LogMethods
@@ -212,8 +213,8 @@ class JobService(LogMethods, job_service_pb2_grpc.JobServiceServicer):
 
     def _submitted(self, submitted: Submitted) -> job_pb2.Job | bytes:
         """What was rendered with the job; of a repeat, the job as it stands now."""
-        if submitted.created:
-            why = submitted.record.pending_reason
+        if isinstance(submitted, Created):
+            why = submitted.pending_reason
             return submitted.answer + convert.pending_bytes(why) if why else submitted.answer
         view = self._jobs.view(submitted.record)
         callbacks, artifacts = view.sent.get("callbacks", {}), view.sent.get("artifacts", {})

@@ -67,10 +67,10 @@ class Bulk:
         self._names = list(names)
         self._compiled: dict[str, tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]] = {}
 
-    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Runs it for every row, which must not be empty."""
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Runs it for every row, which must not be empty; answers how many it met, -1: the driver does not count."""
         sql, order = self._on(connection)
-        connection.exec_driver_sql(sql, list(rows if order is None else map(order, rows)))
+        return connection.exec_driver_sql(sql, list(rows if order is None else map(order, rows))).rowcount
 
     def run_one(self, connection: Connection, row: tuple[Any, ...]) -> int:
         """Runs it for one row; answers how many rows of the table it met."""

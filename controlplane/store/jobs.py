@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,8 @@ _PROGRESS = 15
 _STATES = {state.value: state for state in State}
 # `dataclasses.asdict` copies deeply: 10 us more.
 _PROGRESS_FIELDS = [field.name for field in fields(Progress)]
-_REQUIREMENT_FIELDS = [field.name for field in fields(Requirement)]
+_REQUIREMENT_FIELDS = [field.name for field in fields(Requirement) if field.name != "labels"]
+_requirement_values = attrgetter(*_REQUIREMENT_FIELDS)
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 #: What a submit adds to `COLUMNS`.
@@ -145,10 +147,9 @@ def requirement_of(stored: str) -> Requirement:
     return Requirement(**json.loads(stored))
 
 
-def _requirement_json(requirement: Requirement) -> str:
-    return _encode(
-        {name: getattr(requirement, name) for name in _REQUIREMENT_FIELDS} | {"labels": dict(requirement.labels)}
-    )
+@lru_cache(maxsize=256)
+def _requirement_json(values: tuple[Any, ...], labels: tuple[tuple[str, str], ...]) -> str:
+    return _encode(dict(zip(_REQUIREMENT_FIELDS, values, strict=True)) | {"labels": dict(labels)})
 
 
 def _job_values(new: NewJob, pending_reason: str) -> tuple[Any, ...]:
@@ -165,7 +166,7 @@ def _spec_values(new: NewJob) -> tuple[Any, ...]:
     return (
         new.job.uid,
         new.sent,
-        _requirement_json(new.requirement),
+        _requirement_json(_requirement_values(new.requirement), tuple(new.requirement.labels.items())),
         _encode(dict(new.labels)) if new.labels else "{}",
         new.warnings,
         new.secret_macs,
@@ -192,8 +193,9 @@ class Jobs(Bound):
             return frozenset()
         # By name: two batches that share names wait for each other in one order, and never deadlock.
         by_name = sorted(jobs, key=lambda new: (new.job.project, new.job.job_id))
-        _INSERT.run(self._connection, [_job_values(new, pending.get(new.job.uid, "")) for new in by_name])
-        stored = frozenset(self._run(_STORED, {"uids": [new.job.uid for new in jobs]}).scalars())
+        inserted = _INSERT.run(self._connection, [_job_values(new, pending.get(new.job.uid, "")) for new in by_name])
+        uids = [new.job.uid for new in jobs]
+        stored = frozenset(uids if inserted == len(jobs) else self._run(_STORED, {"uids": uids}).scalars())
         fresh = [new for new in jobs if new.job.uid in stored]
         if fresh:
             _INSERT_SPECS.run(self._connection, [_spec_values(new) for new in fresh])

@@ -8,7 +8,7 @@ import pytest
 
 from controlplane.domain.errors import JobExists, OutputInUse
 from controlplane.engine.preparing import Asked
-from controlplane.engine.submissions import Submitted
+from controlplane.engine.submissions import Created, Repeated
 from tests.support.clock import in_virtual_time
 from tests.support.world import spec, world
 
@@ -26,7 +26,7 @@ async def submitted(here, *specs):
 
 def told(outcomes):
     """Who is in the way of each; None: it was stored, or is a repeat."""
-    assert all(isinstance(each, (Submitted, OutputInUse)) for each in outcomes), outcomes
+    assert all(isinstance(each, (Created, Repeated, OutputInUse)) for each in outcomes), outcomes
     return [each.job_id if isinstance(each, OutputInUse) else None for each in outcomes]
 
 
@@ -139,4 +139,4 @@ async def test_a_batch_without_conflicts_asks_the_database_one_question_more(tmp
             "Store", (), {"write": staticmethod(lambda work: write(lambda tx: work(Counting(tx))))}
         )
         assert told(await submitted(here, *[at(f"j{n}", f"file:///out/{n}/") for n in range(50)])) == [None] * 50
-        assert asked == ["outputs_beside", "insert_jobs", "append_events"]
+        assert asked == ["outputs_beside", "insert_jobs", "append_events", "insert_endpoints"]

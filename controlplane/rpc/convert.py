@@ -164,8 +164,9 @@ def job_message(view: JobView, *, signing_secret: str = "") -> job_pb2.Job:
         attempt=job.attempt,
         attempts=[attempt_message(attempt) for attempt in record.attempts],
         progress=progress_message(job.progress) if job.progress else None,
-        spec=spec_message(view.sent),
-        effective_spec=spec_message(view.effective),
+        # Made in place from the fields; a message would be copied.
+        spec=view.sent,
+        effective_spec=view.effective,
         base_model_commit=record.base_model_commit,
         warnings=_warnings(record.warnings),
         labels=record.labels,

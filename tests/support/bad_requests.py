@@ -171,6 +171,10 @@ def _unknown_fields() -> Iterator[BadRequest]:
 
 
 def _values() -> Iterator[BadRequest]:
+    for digits in (50, 4000):
+        huge = changed(seed_spec(), "tuning_parameters.batch_size", int("9" * digits))
+        wrong = ("tuning_parameters.batch_size", "OUT_OF_RANGE"), ("customization.rank", "OUT_OF_RANGE")
+        yield _bad(f"{digits} digits, and more that is wrong", changed(huge, "customization.rank", 0), *wrong)
     for path in (
         "base_model.model_name",
         "customization.method",

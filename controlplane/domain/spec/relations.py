@@ -50,8 +50,9 @@ class Relation:
 def judge(seen: Seen, findings: Findings) -> tuple[Violation, ...]:
     """Add every contradiction to the findings, and return the warnings."""
     spoiled = findings.spoiled()
-    for relation in _RELATIONS:
-        description = None if spoiled and not spoiled.isdisjoint(relation.fields) else relation.says(seen)
+    sound = [each for each in _RELATIONS if spoiled.isdisjoint(each.fields)] if spoiled else _RELATIONS
+    for relation in sound:
+        description = relation.says(seen)
         if description is not None:
             findings.add(relation.fields[0], relation.reason, description)
     for violation in (*_peft_config(seen, spoiled), *_places(seen)):

@@ -24,6 +24,8 @@ _LORA = {"method": "lora", "rank": 16}
 _TWO = {**_LORA, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}
 _FULL = {"method": "full", "peft": {"use": False}}
 _FP32_QLORA = {"method": "qlora", "rank": 16, "qlora": {"bnb_4bit_compute_dtype": "float32"}}
+_BF16 = {**_LORA, "precision": "bf16"}
+_BF16_QLORA = {"method": "qlora", "rank": 16, "precision": "bf16"}
 CASES = (
     ("llama", Case("LoRA, rows of 128 tokens", _LORA)),
     ("llama", Case("LoRA of two modules, rows of 512, dropout", _TWO, 512, 4)),
@@ -34,6 +36,13 @@ CASES = (
     ("llama", Case("full, gradient checkpointing", _FULL, tuning={"gradient_checkpointing": True})),
     ("llama", Case("prompt tuning", {"method": "prompt_tuning"})),
     ("gpt2", Case("LoRA on GPT-2", _LORA)),
+    ("llama", Case("LoRA in bf16, rows of 128", _BF16)),
+    ("llama", Case("QLoRA in bf16, rows of 128", _BF16_QLORA)),
+    ("llama", Case("QLoRA in bf16, gradient checkpointing", _BF16_QLORA, tuning={"gradient_checkpointing": True})),
+    ("llama", Case("full in bf16", {**_FULL, "precision": "bf16"})),
+    ("llama", Case("OFT in bf16", {"method": "oft", "precision": "bf16"})),
+    ("llama", Case("BOFT in bf16", {"method": "boft", "precision": "bf16"}, 64, 4)),
+    ("gpt2", Case("LoRA on GPT-2 in bf16", _BF16)),
 )
 
 

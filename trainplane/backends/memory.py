@@ -115,7 +115,8 @@ def memory_needed(
         recomputed = kept.flowing() * made.tokens
     numbers = made.rows * made.logits * shape.vocabulary
     piece = min(numbers, GPU_LOSS_NUMBERS if made.on_gpu else CPU_LOSS_NUMBERS)
-    logits = numbers * 2 * width + piece * 2 * _FP32
+    # The last piece's logarithms while the next one's are made, and what is not fp32 already is made so.
+    logits = numbers * 2 * width + piece * (2 if width == _FP32 else 3) * _FP32
     gradients = moved.count * _FP32 * spread.moved
     found = Memory(
         weights=weights + (kept.casts() if parts == 1 else 0.0),
@@ -222,7 +223,8 @@ class _Kept:
             block = int(self._config("oft_block_size", 32))
             return sum(each.inputs * block for each in self._own) * _NEUMANN_TERMS * _FP32
         if self.method == "boft":
-            return sum(2 * (each.inputs * each.outputs + each.inputs**2) for each in self._own) * _FP32
+            # A unit matrix and the rotation, and where it is not fp32 a copy of the permutation.
+            return sum(each.inputs**2 for each in self._own) * (2 * _FP32 if self.width == _FP32 else 3 * self.width)
         return 0.0
 
     @property
@@ -248,13 +250,13 @@ class _Kept:
         found = (2 * queries + (4 if self.method == "prefix_tuning" else 2) * keys) * self.width
         dropped = shape.config.get("attn_pdrop") or shape.config.get("attention_dropout")
         if dropped and not self.made.on_gpu:
-            # Without a fused kernel: the weights of every pair of tokens, before and after, and what was dropped.
-            found += 3 * shape.heads * self.made.row_tokens * self.width
+            # Without a fused kernel, and in fp32: every pair's weight, before and after, and what was dropped.
+            found += 3 * shape.heads * self.made.row_tokens * _FP32
         return found + (2 * shape.hidden * self._mask_bytes() if shape.config.get("resid_pdrop") else 0.0)
 
     def _mask_bytes(self) -> int:
-        """Of what a dropout left out: a truth value on a GPU, a number on a CPU."""
-        return 1 if self.made.on_gpu else _FP32
+        """Of what a dropout left out: a truth value on a GPU, a number like those that it is of on a CPU."""
+        return 1 if self.made.on_gpu else self.width
 
     def _feed_forward(self) -> float:
         inner = [each for each in self.shape.linears if not _is_attention(each)]
@@ -277,11 +279,17 @@ class _Kept:
         if self.method == "vera":
             return outputs + narrow
         if self.method in {"oft", "boft"}:
-            return self._shared_inputs(self.moved.linears, _FP32)
+            return self._rotated()
         if self.method not in LORA_LIKE:
             return 0.0
         dora = self.method == "dora" or self._config("use_dora", default=False)
         return self._inputs() + narrow + (2 * outputs if dora else 0.0)
+
+    def _rotated(self) -> float:
+        """The inputs of layers that are rotated: OFT makes each its own copy in fp32, unless all is."""
+        if self.method == "oft" and self.width < _FP32:
+            return sum(each.inputs * self._per_block(each) for each in self.moved.linears) * _FP32
+        return self._shared_inputs(self.moved.linears, self.width)
 
     def _scaled(self) -> float:
         """(IA)3 keeps what it scales: results, and of feed-forward outputs what flows in."""

@@ -25,12 +25,23 @@ CASES = (
     Case("full, one pass a step", WHOLE, batch_size=2),
     Case("full, checkpointed", WHOLE, tuning={"gradient_checkpointing": True}, batch_size=4),
     Case("prompt tuning", {"method": "prompt_tuning"}),
+    Case("bf16", {"method": "lora", "rank": 16, "precision": "bf16"}),
+    Case("qlora in bf16", {"method": "qlora", "rank": 16, "precision": "bf16"}, length=64),
+    Case("oft in bf16", {"method": "oft", "precision": "bf16"}, length=64),
+    Case("boft", {"method": "boft"}, length=32, batch_size=4),
+    Case("boft in bf16", {"method": "boft", "precision": "bf16"}, length=32, batch_size=4),
 )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("models") / "small", vocabulary=1024, blocks=3)
+
+
+def test_attention_with_dropout_in_bf16_is_computed_in_fp32_and_so_reckoned(tmp_path: Path) -> None:
+    gpt2 = write_small_model(tmp_path / "gpt2", vocabulary=1024, blocks=3, architecture="gpt2")
+    case = Case("gpt2 in bf16", {"method": "lora", "rank": 16, "precision": "bf16"})
+    assert estimated_bytes(gpt2, case) == pytest.approx(peak_bytes(gpt2, case), rel=0.1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

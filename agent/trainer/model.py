@@ -34,7 +34,7 @@ from agent.trainer.methods import Situation, peft_configuration
 from agent.trainer.passes import OwnPasses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from agent.trainer.assignment import Assignment
@@ -52,6 +52,8 @@ LIBRARY_ERRORS = (
     OSError,
     ValueError,
     LookupError,
+    ArithmeticError,
+    AssertionError,
     TypeError,
     AttributeError,
     RuntimeError,
@@ -154,8 +156,7 @@ def require_vocabulary(files: ModelFiles, counts: Mapping[str, TokenCounts]) -> 
     Raises:
         ModelFormatUnsupported: so it is.
     """
-    nested = files.config.get("text_config")
-    size = (nested if isinstance(nested, dict) else files.config).get("vocab_size")
+    size = _language(files).get("vocab_size")
     for counted in counts.values():
         highest, where = counted.highest
         if isinstance(size, int) and highest >= size:
@@ -194,9 +195,12 @@ def load_base(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, in words that name one
             **quantizing,
         )
     model, loading = loaded
+    _require_shapes(loading["mismatched_keys"])
+    _require_all_blocks(loading["unexpected_keys"])
     missing = sorted(loading["missing_keys"])
     if missing:
         # transformers would fill them with random numbers and go on.
@@ -206,6 +210,38 @@ def load_base(
     if customization.kind.peft_type:
         model.config.use_cache = False
     return quantized.pin(model) if quantizing else model.to(onto or device.torch_device)
+
+
+def _require_shapes(mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Refuse weights (name, shape in the files, shape in the model) that are not those of the configuration."""
+    wrong = sorted((name, tuple(found), tuple(made)) for name, found, made in mismatched)
+    if wrong:
+        name, found, made = wrong[0]
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: it cannot be loaded: by its config.json {name} is {_sizes(made)}, and in its "
+            f"files {_sizes(found)} ({len(wrong)} weights differ): put the config.json and the weights of one model "
+            "together"
+        )
+
+
+def _require_all_blocks(unused: Iterable[str]) -> None:
+    """Refuse a configuration of fewer blocks than there are weights of: the last ones would be left out in silence."""
+    blocks = sorted(name for name in unused if re.search(r"\.\d+\.", name))
+    if blocks:
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: it cannot be loaded: its files have {blocks[0]}, of which its config.json knows "
+            f"nothing ({len(blocks)} weights): put the config.json and the weights of one model together"
+        )
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _language(files: ModelFiles) -> Mapping[str, Any]:
+    """The configuration of the language model in it."""
+    nested = files.config.get("text_config")
+    return nested if isinstance(nested, dict) else files.config
 
 
 def weights_dtype(customization: Customization) -> torch.dtype:
@@ -356,16 +392,22 @@ def max_length(assignment: Assignment, files: ModelFiles) -> int:
 
     Raises:
         ConfigInvalid: they leave nothing.
+        ModelFormatUnsupported: it was made for next to nothing.
     """
     tuning, virtual = assignment.tuning, assignment.customization.virtual_tokens
-    made_for = [files.config.get(name) for name in ("max_position_embeddings", "n_positions")]
-    lengths = [length - virtual for length in made_for if isinstance(length, int) and length > 1]
+    made_for = [_language(files).get(name) for name in ("max_position_embeddings", "n_positions")]
+    lengths = [length for length in made_for if isinstance(length, int)]
     if lengths and min(lengths) < MIN_LENGTH:
+        raise ModelFormatUnsupported(
+            f"base_model.model_name: by its config.json it was made for {min(lengths)} tokens, and {MIN_LENGTH} are "
+            "the least to train on: name another, or correct max_position_embeddings"
+        )
+    if lengths and min(lengths) - virtual < MIN_LENGTH:
         raise ConfigInvalid(
             f"customization.peft.config.num_virtual_tokens: {virtual} leave no room for text in a model made for "
-            f"{min(lengths) + virtual} tokens"
+            f"{min(lengths)} tokens"
         )
-    return min(tuning.max_sequence_length, *lengths)
+    return min([tuning.max_sequence_length, *(length - virtual for length in lengths)])
 
 
 class Blaming:

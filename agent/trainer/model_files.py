@@ -96,6 +96,12 @@ def require_gguf(files: ModelFiles) -> None:
 
 def _weights(directory: Path, names: list[str], model_name: str) -> tuple[Path, ...]:
     weights = tuple(directory / name for name in names if name.startswith("model") and name.endswith(".safetensors"))
+    for path in weights:
+        if not path.is_file():
+            raise ModelFormatUnsupported(
+                f"base_model.model_name: {path.name} is no file (a link to nothing, or a directory); fetch the model "
+                "anew"
+            )
     if weights:
         return weights
     pickled = [name for name in names if name.endswith(PICKLE_SUFFIXES)]

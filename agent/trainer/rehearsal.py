@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 
 from agent.trainer import experts
 from agent.trainer.failures import ConfigInvalid
@@ -61,11 +62,31 @@ def rehearse(assignment: Assignment, files: ModelFiles, reports: Reports) -> Non
         bare = shapes(files, weights_dtype(customization)) if experts.expert_parameters(base) else None
     situation = Situation(base, targets, MANY_STEPS, str(files.directory))
     model = _adapt(customization, situation, assignment.model.name)
+    _tell_of_ranks(model, reports)
     if bare is not None:
         modules, parameters = _adapted(model)
         experts.require_treatable(customization, bare, parameters)
         for reason, message in experts.warnings_of(customization, bare, modules, parameters):
             reports.warning(reason, message)
+
+
+def _tell_of_ranks(model: Any, reports: Reports) -> None:
+    """A delta has no more ranks than its layer is wide: what is above takes memory and learns nothing more."""
+    modules: list[tuple[str, Any]] = list(model.named_modules()) if model is not None else []
+    layers = [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
+    widths = [(_width(module), max(module.r.values()), name) for name, module in layers]
+    wide = [(width, rank, name) for width, rank, name in widths if rank > width]
+    if wide:
+        width, rank, name = wide[0]
+        reports.warning(
+            "RANK_ABOVE_WIDTH",
+            f"customization.rank: {rank} is more than {width}, the width of {name.removeprefix('base_model.model.')} "
+            f"({len(wide)} of {len(widths)} layers are narrower than that): lower it, for nothing more is learnt so",
+        )
+
+
+def _width(layer: Any) -> int:
+    return int(min(layer.in_features, layer.out_features))
 
 
 def _adapted(model: Any) -> tuple[Sequence[str], Sequence[str]]:

@@ -76,6 +76,15 @@ def content(data: bytes) -> Callable[[Path], object]:
     return lambda model: (model / "model.safetensors").write_bytes(data)
 
 
+def a_link_to_nothing(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").symlink_to(model / "blobs" / "gone")
+
+
+def configured(**changes: Any) -> Callable[[Path], object]:
+    return lambda model: rewrite(model / "config.json", **changes)
+
+
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "NaN": (not_a_number, "MODEL_FORMAT_UNSUPPORTED", "1 of its weights hold NaN or infinity, the first model.layers.1.mlp.up_proj.weight; fetch"),
     "int8": (whole_numbers, "NOT_YET_SUPPORTED", "is I8: the model is quantized; name its full-precision weights"),
@@ -87,6 +96,12 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "index": (lambda model: (model / "model.safetensors.index.json").write_text("[]"), "MODEL_FORMAT_UNSUPPORTED", "is no index of weights"),
     "config of words": (lambda model: rewrite(model / "config.json", hidden_size="large"), "MODEL_FORMAT_UNSUPPORTED", "'hidden_size' expected int, got str"),
     "T5": (lambda model: rewrite(model / "config.json", model_type="t5"), "MODEL_FORMAT_UNSUPPORTED", "AutoModelForCausalLM.; fetch it anew, or name a language model of"),
+    "link": (a_link_to_nothing, "MODEL_FORMAT_UNSUPPORTED", "model.safetensors is no file (a link to nothing, or a directory); fetch the model anew"),
+    "no heads": (configured(num_attention_heads=0), "MODEL_FORMAT_UNSUPPORTED", "it cannot be loaded: ZeroDivisionError"),
+    "padding": (configured(pad_token_id=10**8), "MODEL_FORMAT_UNSUPPORTED", "it cannot be loaded: AssertionError"),
+    "vocabulary": (configured(vocab_size=10**5), "MODEL_FORMAT_UNSUPPORTED", " is 100000 x 48, and in its files 400 x 48 (2 weights differ): put the config.json and the weights of"),
+    "fewer blocks": (configured(num_hidden_layers=1), "MODEL_FORMAT_UNSUPPORTED", "its files have model.layers.1.input_layernorm.weight, of which its config.json knows nothing"),
+    "no positions": (configured(max_position_embeddings=-1), "MODEL_FORMAT_UNSUPPORTED", "it was made for -1 tokens, and 8 are the least"),
     "no fast tokenizer": (lambda model: (model / "tokenizer.json").unlink(), "MODEL_FORMAT_UNSUPPORTED", "put the tokenizer.json that it was trained with beside it"),
 }  # fmt: skip
 
@@ -113,6 +128,25 @@ def test_a_model_with_nan_is_found_by_the_evaluation_before_training_too(tmp_pat
     reason, message = failed_with(attempt)
     assert reason == "MODEL_FORMAT_UNSUPPORTED"
     assert "hold NaN or infinity" in message
+
+
+def test_a_model_that_does_not_say_for_how_many_tokens_it_was_made_is_trained(tmp_path: Path, tiny_model: Path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    attempt = Attempt(tmp_path, tmp_path / "model")
+    attempt.assign(tuning_parameters={"max_steps": 1, "max_sequence_length": 16})
+    assert attempt.run() == 0, attempt.reports[-1]
+
+
+def test_a_rank_that_no_layer_is_as_wide_as_is_told(attempt: Attempt):
+    attempt.assign(customization={"rank": 40}, tuning_parameters={"max_steps": 1})
+    assert attempt.run() == 0, attempt.reports[-1]
+    [told] = [each["message"] for each in attempt.said("warning") if each["reason"] == "RANK_ABOVE_WIDTH"]
+    assert told.startswith(
+        "customization.rank: 40 is more than 24, the width of model.layers.0.self_attn.v_proj (2 of 4 "
+    )
 
 
 # Datasets

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from agent import __version__, convert, ports, processes, rendezvous
 from trainplane.wire import subjects
+from trainplane.wire.settling import settled
 from trainplane.wire.v1 import claim_pb2, commit_pb2, log_pb2, probe_pb2, report_pb2, sync_pb2
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Link:
         )
         await self._nats.subscribe(subjects.wake(self._settings.node), cb=self._on_wake)
         await self._nats.subscribe(subjects.probe(self._settings.node), cb=self._on_probe)
-        await self._nats.flush()
+        await settled(self._nats)
         server = self._nats.connected_url
         if not self._address and server is not None and server.hostname:
             self._address = await asyncio.to_thread(rendezvous.own_address, server.hostname, server.port or 4222)

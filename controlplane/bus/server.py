@@ -24,6 +24,7 @@ from controlplane.domain.node import Wanted
 from controlplane.engine import requests
 from controlplane.engine.ports import BusUnavailable, OutcomeUnknown, StoreUnavailable
 from trainplane.wire import subjects
+from trainplane.wire.settling import settled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -108,7 +109,7 @@ class NodeServer:
                             pending_bytes_limit=WAITING_BYTES,
                         )
                     )
-                await client.flush()
+                await settled(client)
                 self.ready.set()
                 await self._connection.closed.wait()
         finally:

@@ -15,6 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.stack import mock_spec, stubs
 from trainplane.v1 import job_service_pb2 as service
 from trainplane.wire import subjects
+from trainplane.wire.settling import settled
 
 
 def post(stack, spec):
@@ -119,7 +120,7 @@ async def test_a_nats_subscriber_without_credentials_gets_the_same_json(stack, n
     client = await stack.natsd.connect()
     try:
         heard = await client.subscribe(subjects.events(job_id="way-nats"))
-        await client.flush()
+        await settled(client)
         post(stack, mock_spec("way-nats", tmp_path / "out", steps=2, step_seconds=0.01))
         await until(stack, "way-nats", "SUCCEEDED")
         got = []

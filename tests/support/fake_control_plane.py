@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from nacl.public import PublicKey, SealedBox
 
 from trainplane.wire import subjects
+from trainplane.wire.settling import settled
 from trainplane.wire.v1 import claim_pb2, commit_pb2, log_pb2, report_pb2, sync_pb2
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class FakeControlPlane:
         }
         for kind, answer in answers.items():
             await self.client.subscribe(subjects.requests(kind), cb=self._answering(kind, answer))
-        await self.client.flush()
+        await settled(self.client)
 
     async def assign(self, spec: dict[str, Any], *, uid: str = "", attempt: int = 1, **more: Any) -> Job:
         """Want a job to be run, and wake the node."""

@@ -14,6 +14,7 @@ from controlplane.bus.nats import NatsBus
 from tests.support.eventually import eventually
 from tests.support.natsd import Connections, Natsd, connections, natsd  # noqa: F401 - fixtures of this folder
 from trainplane.wire import streams, subjects
+from trainplane.wire.settling import settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,8 +106,7 @@ class NatsKit:
             heard.append(str(message))
 
         await agent.subscribe(subjects.wake(node), cb=note)
-        await agent.flush()
-        await agent.flush()  # the first ping may overtake the subscription
+        await settled(agent)
 
         async def count() -> int:
             return len(heard)

@@ -16,6 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.natsd import Natsd
 from trainplane.wire import permissions, streams, subjects
 from trainplane.wire.permissions import Permissions
+from trainplane.wire.settling import settled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,7 @@ async def test_a_node_may_ask_in_its_own_name_and_is_answered(connections: Conne
 
     for kind in subjects.REQUESTS:
         await operator.subscribe(subjects.requests(kind), cb=answer)
-    await operator.flush()
+    await settled(operator)
     node = await connections.node("gpu-01")
     for kind in subjects.REQUESTS:
         assert (await node.request(subjects.request(kind, "gpu-01"), b"", timeout=5)).data == b"yes"
@@ -174,7 +175,7 @@ async def test_anonymous_reads_events_as_they_happen_and_from_the_stream(
     reader = await connections.anonymous(**watched(errors))
     live = await reader.subscribe(subjects.events())
     stored = await reader.jetstream().subscribe(subjects.events(), stream=STREAM, ordered_consumer=True)
-    await reader.flush()
+    await settled(reader)
     assert (await stored.next_msg(timeout=5)).data == b"{}"
     looked_up = await reader.jetstream().subscribe(subjects.events(), ordered_consumer=True)  # by subject alone
     assert (await looked_up.next_msg(timeout=5)).data == b"{}"

@@ -10,7 +10,9 @@ import pytest
 from controlplane.bus.connection import Connection, NatsAddress, connected
 from controlplane.bus.probes import NatsProbes
 from controlplane.engine.probing import Finding, Probed
+from tests.support.eventually import eventually
 from trainplane.wire import subjects
+from trainplane.wire.settling import settled
 from trainplane.wire.v1 import probe_pb2
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ async def node(connections: Connections, answer: bytes, *, name: str = "gpu-01")
         await client.publish(message.reply, answer)
 
     await client.subscribe(subjects.probe(name), cb=hear)
-    await client.flush()
+    await settled(client)
     return asked
 
 
@@ -77,6 +79,17 @@ async def test_an_answer_that_makes_no_sense_is_none(
 ) -> None:
     await node(connections, answer)
     assert await NatsProbes(connection).probe("gpu-01", b"", seconds=10) is None
+
+
+async def test_a_node_that_comes_a_little_later_is_asked_again(
+    connection: Connection, connections: Connections
+) -> None:
+    told = connection.client.stats["in_msgs"]
+    waiting = asyncio.create_task(NatsProbes(connection).probe("gpu-01", b"", seconds=60))
+    # The server's word that nobody hears the question.
+    await eventually(lambda: connection.client.stats["in_msgs"] > told)
+    await node(connections, probe_pb2.ProbeReply(outcome="PASSED").SerializeToString())
+    assert await waiting == Probed("PASSED")
 
 
 async def test_nobody_there_is_no_answer(connection: Connection) -> None:

@@ -32,6 +32,7 @@ from controlplane.engine.requests import (
 )
 from tests.support.eventually import eventually
 from trainplane.wire import permissions, streams, subjects
+from trainplane.wire.settling import settled
 from trainplane.wire.v1.claim_pb2 import ClaimReply, ClaimRequest
 from trainplane.wire.v1.commit_pb2 import CommitReply, CommitRequest
 from trainplane.wire.v1.log_pb2 import LogReply, LogRequest
@@ -112,7 +113,6 @@ async def serve(natsd: Natsd, *, bounds: Bounds | None = None) -> AsyncIterator[
         server, handlers = NodeServer(connection, bounds=bounds), Handlers()
         serving = asyncio.create_task(server.serve(handlers))
         await asyncio.wait_for(server.ready.wait(), timeout=10)
-        await connection.client.flush()
         try:
             yield Serving(server, handlers, connection)
             assert not serving.done(), "no request may end the service"
@@ -305,7 +305,7 @@ async def test_a_reply_goes_nowhere_but_to_the_askers_own_inbox(
         heard.append(message.subject)
 
     await everything.subscribe(">", cb=note)
-    await everything.flush()
+    await settled(everything)
     node = await connections.node("gpu-01")
     await node.publish(subjects.request("sync", "gpu-01"), b"", reply=reply)
     await eventually(lambda: serving.server.counts["sync", "foreign"] == 1)

@@ -3,6 +3,11 @@
 disk ─► agent.storage.S3Storage ─► moto        then asked for its size
 disk ─► boto3's upload_file     ─► moto        as boto3 does it by default
 and back: S3Storage.download fsyncs and renames, download_file renames
+
+Both send the same bytes with the same proofs, a CRC32 and a signed SHA-256 of each part; what we ask beyond that (the
+size, and of a download its checksum and fsync) counts as ours. moto is one Python process: whoever asks it little, and
+no more at a time than it can do, is quick. It keeps everything in memory, or both would measure how the disk takes what
+moto writes. Each pair of turns gives a ratio, and the median of those counts: a load that comes and goes is in both.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 
 NAME = "transfer"
 SIZE_BYTES = 500_000_000
-ROUNDS_UP = 7
+ROUNDS_UP = 9
 ROUNDS_DOWN = 3
 LEAST_RATIO = 0.9
 _PREFIX = "bench"
@@ -43,7 +48,7 @@ def measure(directory: Path) -> list[Line]:
     source, got = directory / "source", directory / "got"
     digest = _fill(source)
     with ExitStack() as opened:
-        url = opened.enter_context(moto_server())
+        url = opened.enter_context(moto_server(in_memory_bytes=2 * SIZE_BYTES))
         opened.callback(os.environ.update, {name: os.environ.get(name, "") for name in CREDENTIALS})
         os.environ.update(CREDENTIALS)
         theirs = _client(url)
@@ -109,10 +114,12 @@ def _check_and_remove(got: Path, digest: str) -> None:
 
 def _line(way: str, seconds: tuple[list[float], list[float]]) -> Line:
     ours, theirs = (SIZE_BYTES / 1e6 / percentile(times, 50) for times in seconds)
-    ratio = ours / theirs
+    ratios = [reference / own for own, reference in zip(*seconds, strict=True)]
+    ratio = percentile(ratios, 50)
     return Line(
         NAME,
-        f"{SIZE_BYTES / 1e6:.0f} MB {way} S3 (moto), median of {len(seconds[0])}",
+        f"{SIZE_BYTES / 1e6:.0f} MB {way} S3 (moto); median of {len(ratios)} ratios, "
+        f"from {min(ratios):.2f} to {max(ratios):.2f}",
         f"{ours:.0f} MB/s",
         f"at least {LEAST_RATIO} of the reference's",
         passed=ratio >= LEAST_RATIO,

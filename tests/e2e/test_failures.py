@@ -142,7 +142,7 @@ async def test_a_silent_node_s_job_moves_to_another_and_its_devices_stay_charged
                 first = (await nodes.ListNodes(node_service.ListNodesRequest())).nodes[0]
                 return first.gpus[0].job_id == "" and gone(pid)
 
-            await eventually(freed, deadline_seconds=30)
+            await eventually(freed)
             assert (await jobs.GetJob(service.GetJobRequest(job_id="moves"))).state == State.SUCCEEDED
     finally:
         stack.stop()

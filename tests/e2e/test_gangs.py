@@ -121,7 +121,7 @@ async def test_two_nodes_train_what_one_would_and_go_on_together_after_a_crash_o
             listed = await nodes.ListNodes(node_service_pb2.ListNodesRequest())
             return not any(gpu.job_id for node in listed.nodes for gpu in node.gpus)
 
-        await eventually(idle, deadline_seconds=30)
+        await eventually(idle)
         await jobs.SubmitTraining(request("alone", model, tmp_path, gpus=1))
         await reached(jobs, "alone", State.SUCCEEDED)
         alone = json.loads((tmp_path / "alone" / "provenance.json").read_text())

@@ -93,7 +93,7 @@ async def test_cancelled_it_is_gone_before_the_job_says_so(stack, model, tmp_pat
 
     await eventually(lambda: state().get("progress", {}).get("step"), deadline_seconds=60)
     assert stack.http("POST", "/train/second-2:cancel", b"{}")[0] == 200
-    await eventually(lambda: state()["state"] == "CANCELLED", deadline_seconds=30)
+    await eventually(lambda: state()["state"] == "CANCELLED")
     assert trainers(stack) == []
     assert not (tmp_path / "out").exists()
 

@@ -35,7 +35,7 @@ async def until(stack, job_id, *states):
             pytest.fail(f"{job_id} is {job['state']}: {job['reason']} {job['message']}")
         return None
 
-    return await eventually(there, deadline_seconds=40)
+    return await eventually(there)
 
 
 async def watched(stack, job_id, after=0):
@@ -125,7 +125,7 @@ async def test_a_nats_subscriber_without_credentials_gets_the_same_json(stack, n
         await until(stack, "way-nats", "SUCCEEDED")
         got = []
         while not got or got[-1]["type"] != "job.succeeded":
-            got.append(json.loads((await heard.next_msg(timeout=10)).data))
+            got.append(json.loads((await heard.next_msg(timeout=60)).data))
     finally:
         await client.close()
     assert [event["data"]["sequence"] for event in got] == list(range(1, len(got) + 1))

@@ -6,6 +6,7 @@ moto takes any credentials for good ones; so who called is told by the door, and
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import urllib.request
@@ -91,10 +92,15 @@ class Aws:
 
 
 @contextlib.contextmanager
-def moto_server() -> Iterator[str]:
-    """A moto server in a process of its own; its URL."""
+def moto_server(*, in_memory_bytes: int | None = None) -> Iterator[str]:
+    """A moto server in a process of its own; its URL. It keeps larger parts and objects in files: from 5 MB on."""
+    own = {} if in_memory_bytes is None else {"MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(in_memory_bytes)}
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.aws"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tests.support.aws"],
+        cwd=ROOT,
+        env={**os.environ, **own},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as process:
         try:
             assert process.stdout is not None

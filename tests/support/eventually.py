@@ -11,8 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
+#: Only what fails waits so long. A machine that is shared takes many times what an idle one does: 30 s, say, for torch.
+PATIENCE_SECONDS = 60.0
+
+
 async def eventually(
-    probe: Callable[[], Any | Awaitable[Any]], *, deadline_seconds: float = 20.0, every_seconds: float = 0.02
+    probe: Callable[[], Any | Awaitable[Any]],
+    *,
+    deadline_seconds: float = PATIENCE_SECONDS,
+    every_seconds: float = 0.02,
 ) -> Any:
     """Call `probe` until it answers something true, and return that.
 

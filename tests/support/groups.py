@@ -10,7 +10,7 @@ from agent.cgroups import Group
 if TYPE_CHECKING:
     from pathlib import Path
 
-_GONE_SECONDS = 5.0
+_GONE_SECONDS = 60.0
 
 
 def remove_groups(data_dir: Path) -> None:

@@ -16,6 +16,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client, RawCredentials
 
+from tests.support.freezing import freeze
 from trainplane.up.nats import NatsServer, command, render
 from trainplane.wire import subjects
 from trainplane.wire.credentials import Installation
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 @dataclass
@@ -84,13 +85,13 @@ class Natsd:
             self.process.send_signal(how)
             if how is not signal.SIGKILL:
                 self.process.send_signal(signal.SIGCONT)  # a stopped one would not hear it
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=60)
             self.process = None
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing answers, from when this returns."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        freeze(self.process.pid)
 
     def resume(self) -> None:
         assert self.process is not None

@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 
 
 def binaries() -> Path | None:

@@ -46,7 +46,7 @@ class Part:
     process: subprocess.Popen[bytes] | None = None
     line: str = ""
 
-    def start(self, deadline_seconds: float = 40.0) -> None:
+    def start(self, deadline_seconds: float = 90.0) -> None:
         """Returns when it said that it serves."""
         out = self.log.with_suffix(".out")
         start = self.log.stat().st_size if self.log.exists() else 0
@@ -83,7 +83,7 @@ class Part:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(how)
-        status = self.process.wait(timeout=30)
+        status = self.process.wait(timeout=90)
         self.process = None
         return status
 

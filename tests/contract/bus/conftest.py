@@ -83,7 +83,7 @@ async def read_stream(client: Client) -> list[Message]:
     )
     found: list[Message] = []
     while len(found) < total:
-        some = await pulled.fetch(min(1_000, total - len(found)), timeout=10)
+        some = await pulled.fetch(min(1_000, total - len(found)), timeout=60)
         found.extend((each.subject, each.headers["Nats-Msg-Id"], each.data) for each in some)
     return found
 

@@ -16,6 +16,7 @@ from tests.integration.agent.test_object_store import OUTPUT, ROLE, aws, start
 from tests.support.aws import Aws, running_aws
 from tests.support.eventually import eventually
 from tests.support.fake_control_plane import Job
+from tests.support.freezing import freeze
 from tests.support.tiny_models import write_tiny_model
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ async def test_a_job_whose_node_is_gone_goes_on_from_s3_at_another(
     start(agent, aws)
     job = await control_plane.assign(spec(tmp_path, model, max_steps=150, checkpoint_steps=20))
     await eventually(lambda: job.last("checkpointed"), deadline_seconds=ENDED_SECONDS)
-    os.kill(agent.trainer_pid(job), signal.SIGSTOP)
+    freeze(agent.trainer_pid(job))
     await eventually(lambda: stored(aws, job), deadline_seconds=ENDED_SECONDS)
     assert cut.done == 1
     process = json.loads((agent.directory(job) / "process.json").read_text())

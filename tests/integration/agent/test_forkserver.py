@@ -24,6 +24,7 @@ from agent.runners.local import LocalRunner
 from agent.runners.protocol import Launch
 from agent.runners.warm import WarmTrainers
 from tests.support.eventually import eventually
+from tests.support.freezing import freeze
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -124,7 +125,7 @@ async def test_a_server_that_does_not_answer_is_ended_and_never_forks_a_second_t
         await eventually(lambda: warm.server)
         hanging = warm.server
         assert hanging is not None
-        os.kill(hanging.pid, signal.SIGSTOP)
+        freeze(hanging.pid)
         launch = launch_of(tmp_path, code)
         assert await said_by(LocalRunner(warm=warm), launch) == 1
         assert not processes.lives(hanging)

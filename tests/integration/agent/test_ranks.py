@@ -76,7 +76,7 @@ async def test_a_stop_order_ends_all_ranks_before_stopped_is_reported(
 ) -> None:
     job, ranks = await in_training(control_plane, agent, lora_spec(tmp_path, model, max_steps=1_000_000))
     await control_plane.stop(job)
-    await eventually(lambda: job.last("stopped"), deadline_seconds=30)
+    await eventually(lambda: job.last("stopped"))
     assert not any(alive(pid) for pid in ranks)
     assert (agent.directory(job) / "exit").read_text() == "143\n"
 
@@ -102,6 +102,6 @@ async def test_a_leader_that_is_killed_leaves_no_rank_and_the_attempt_fails(
 ) -> None:
     job, ranks = await in_training(control_plane, agent, lora_spec(tmp_path, model, max_steps=1_000_000))
     os.kill(agent.trainer_pid(job), signal.SIGKILL)
-    failed = await eventually(lambda: job.last("failed"), deadline_seconds=30)
+    failed = await eventually(lambda: job.last("failed"))
     assert failed.reason == "TRAINER_CRASHED"
     assert not any(alive(pid) for pid in ranks)

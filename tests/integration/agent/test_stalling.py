@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -12,6 +11,7 @@ import pytest
 
 from tests.integration.agent.conftest import Agent, alive, mock_spec, until
 from tests.support.eventually import eventually
+from tests.support.freezing import freeze
 from tests.support.tiny_models import write_tiny_model
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ async def test_where_one_of_two_ranks_hangs_both_say_where_they_are(
     job = await control_plane.assign(lora_spec(tmp_path, model, rows), devices=["0", "1"])
     await eventually(lambda: job.last("progressed"), deadline_seconds=STARTED_SECONDS)
     ranks = {int(child.cmdline()[-1]): child for child in psutil.Process(agent.trainer_pid(job)).children()}
-    os.kill(ranks[1].pid, signal.SIGSTOP)
+    freeze(ranks[1].pid)
     lose_patience(agent)
     await stalled(job, STARTED_SECONDS)
     assert b"in add_up" in job.logs[0]

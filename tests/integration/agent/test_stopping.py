@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 from typing import TYPE_CHECKING
 
 from agent.checkpoint import verified
 from tests.integration.agent.conftest import Agent, alive, mock_spec, until
+from tests.support.freezing import freeze
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ async def test_a_trainer_that_hangs_past_its_deadline_is_killed_by_the_agent(
     )
     job = await control_plane.assign(mock_spec(tmp_path, checkpoint_every=1, **LONG), deadline_seconds=3.0)
     await until(lambda: job.last("checkpointed"))
-    os.kill(agent.trainer_pid(job), signal.SIGSTOP)
+    freeze(agent.trainer_pid(job))
     failed = await until(lambda: job.last("failed"))
     assert failed.reason == "DEADLINE_EXCEEDED"
     step = max(int(path.name) for path in (agent.directory(job) / "checkpoints").glob("[0-9]*"))

@@ -89,7 +89,7 @@ async def test_a_node_may_ask_in_its_own_name_and_is_answered(connections: Conne
     await settled(operator)
     node = await connections.node("gpu-01")
     for kind in subjects.REQUESTS:
-        assert (await node.request(subjects.request(kind, "gpu-01"), b"", timeout=5)).data == b"yes"
+        assert (await node.request(subjects.request(kind, "gpu-01"), b"", timeout=60)).data == b"yes"
 
 
 @pytest.mark.parametrize(
@@ -176,18 +176,18 @@ async def test_anonymous_reads_events_as_they_happen_and_from_the_stream(
     live = await reader.subscribe(subjects.events())
     stored = await reader.jetstream().subscribe(subjects.events(), stream=STREAM, ordered_consumer=True)
     await settled(reader)
-    assert (await stored.next_msg(timeout=5)).data == b"{}"
+    assert (await stored.next_msg(timeout=60)).data == b"{}"
     looked_up = await reader.jetstream().subscribe(subjects.events(), ordered_consumer=True)  # by subject alone
-    assert (await looked_up.next_msg(timeout=5)).data == b"{}"
+    assert (await looked_up.next_msg(timeout=60)).data == b"{}"
     await operator.jetstream().publish(EVENT, b"{2}")
-    assert (await live.next_msg(timeout=5)).data == b"{2}"
-    assert (await stored.next_msg(timeout=5)).data == b"{2}"
+    assert (await live.next_msg(timeout=60)).data == b"{2}"
+    assert (await stored.next_msg(timeout=60)).data == b"{2}"
     pulled = await reader.jetstream().pull_subscribe(
         subjects.events(),
         stream=STREAM,
         config=ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL),
     )
-    assert [message.data for message in await pulled.fetch(2, timeout=5)] == [b"{}", b"{2}"]
+    assert [message.data for message in await pulled.fetch(2, timeout=60)] == [b"{}", b"{2}"]
     assert (await pulled.consumer_info()).delivered.stream_seq == 2
     assert errors.violations() == []
 
@@ -267,7 +267,7 @@ async def test_no_reply_subject_makes_the_server_purge_or_delete_the_stream(
     await reader.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{name}", b"1", reply=deputy)
     config = {"deliver_subject": deputy, "ack_policy": "none", "deliver_policy": "all"}
     push = json.dumps({"stream_name": STREAM, "config": config}).encode()
-    await reader.request(f"$JS.API.CONSUMER.CREATE.{STREAM}", push, timeout=5)
+    await reader.request(f"$JS.API.CONSUMER.CREATE.{STREAM}", push, timeout=60)
     await barrier(reader, errors)
     assert (await operator.jetstream().stream_info(STREAM)).state.messages == 1
 
@@ -308,7 +308,7 @@ async def test_expired_credentials_end_the_connection_and_are_refused_afterwards
         closed.set()
 
     await connections.credentials(credentials, closed_cb=note, **watched(errors))
-    await asyncio.wait_for(closed.wait(), timeout=10)
+    await asyncio.wait_for(closed.wait(), timeout=60)
     assert datetime.now(UTC) >= expires
 
     async def refused_now() -> bool:

@@ -45,7 +45,7 @@ async def node(connections: Connections, answer: bytes, *, name: str = "gpu-01")
 async def test_a_node_is_asked_and_its_answer_is_heard(connection: Connection, connections: Connections) -> None:
     reply = probe_pb2.ProbeReply(outcome="FAILED", reason="MODEL_NOT_FOUND", message="base_model.model_name: none")
     asked = await node(connections, reply.SerializeToString())
-    found = await NatsProbes(connection).probe("gpu-01", b"sealed", seconds=10)
+    found = await NatsProbes(connection).probe("gpu-01", b"sealed", seconds=60)
     assert found == Probed("FAILED", "MODEL_NOT_FOUND", "base_model.model_name: none")
     assert asked == [b"sealed"]
 
@@ -58,7 +58,7 @@ async def test_a_preflight_s_findings_and_facts_are_heard(connection: Connection
     ]
     reply = probe_pb2.ProbeReply(outcome="PASSED", findings=findings, facts='{"model": {}}')
     await node(connections, reply.SerializeToString())
-    found = await NatsProbes(connection).probe("gpu-01", b"sealed", seconds=10)
+    found = await NatsProbes(connection).probe("gpu-01", b"sealed", seconds=60)
     assert found is not None
     assert found.findings == (Finding("model", "PASSED"), Finding("output", "FAILED", "STORAGE_DENIED", "no\ufffd"))
     assert found.facts == '{"model": {}}'
@@ -78,7 +78,7 @@ async def test_an_answer_that_makes_no_sense_is_none(
     connection: Connection, connections: Connections, answer: bytes
 ) -> None:
     await node(connections, answer)
-    assert await NatsProbes(connection).probe("gpu-01", b"", seconds=10) is None
+    assert await NatsProbes(connection).probe("gpu-01", b"", seconds=60) is None
 
 
 async def test_a_node_that_comes_a_little_later_is_asked_again(

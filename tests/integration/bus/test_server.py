@@ -112,7 +112,7 @@ async def serve(natsd: Natsd, *, bounds: Bounds | None = None) -> AsyncIterator[
     async with connected(NatsAddress(natsd.url, natsd.control_plane())) as connection:
         server, handlers = NodeServer(connection, bounds=bounds), Handlers()
         serving = asyncio.create_task(server.serve(handlers))
-        await asyncio.wait_for(server.ready.wait(), timeout=10)
+        await asyncio.wait_for(server.ready.wait(), timeout=60)
         try:
             yield Serving(server, handlers, connection)
             assert not serving.done(), "no request may end the service"
@@ -131,7 +131,7 @@ async def serving(natsd: Natsd) -> AsyncIterator[Serving]:
 
 async def ask(node: Client, kind: str, name: str = "gpu-01", payload: bytes | None = None) -> Any:
     body = REQUESTS[kind].SerializeToString() if payload is None else payload
-    answer = await node.request(subjects.request(kind, name), body, timeout=10)
+    answer = await node.request(subjects.request(kind, name), body, timeout=60)
     return REPLIES[kind].FromString(answer.data)
 
 
@@ -327,7 +327,7 @@ async def test_an_event_that_is_delivered_to_a_request_subject_is_no_request(
     )
     reader = await connections.anonymous()
     body = json.dumps({"stream_name": streams.EVENTS.name, "config": {"ack_policy": "explicit"}}).encode()
-    made = await reader.request(f"$JS.API.CONSUMER.CREATE.{streams.EVENTS.name}", body, timeout=5)
+    made = await reader.request(f"$JS.API.CONSUMER.CREATE.{streams.EVENTS.name}", body, timeout=60)
     pull = f"$JS.API.CONSUMER.MSG.NEXT.{streams.EVENTS.name}.{json.loads(made.data)['name']}"
     await reader.publish(pull, b"1", reply=subjects.request("sync", "gpu-01"))
     await eventually(lambda: serving.server.counts["sync", "foreign"] >= 1)
@@ -357,7 +357,7 @@ async def test_when_the_connection_is_over_for_good_the_service_says_so(natsd: N
     credentials = natsd.keys.mint_user("control plane", permissions.control_plane(), expires=expires)
     async with connected(NatsAddress(natsd.url, credentials)) as connection:
         with pytest.raises(BusUnavailable, match="over for good"):
-            await asyncio.wait_for(NodeServer(connection).serve(Handlers()), timeout=10)
+            await asyncio.wait_for(NodeServer(connection).serve(Handlers()), timeout=60)
 
 
 async def test_a_cancelled_service_hears_nothing_more(natsd: Natsd, connections: Connections) -> None:
@@ -365,7 +365,7 @@ async def test_a_cancelled_service_hears_nothing_more(natsd: Natsd, connections:
         server, handlers = NodeServer(connection), Handlers()
         handlers.gates["sync"] = asyncio.Event()
         serving = asyncio.create_task(server.serve(handlers))
-        await asyncio.wait_for(server.ready.wait(), timeout=10)
+        await asyncio.wait_for(server.ready.wait(), timeout=60)
         node = await connections.node("gpu-01")
         waiting = asyncio.create_task(ask(node, "sync"))
         await eventually(lambda: handlers.asked["sync"])

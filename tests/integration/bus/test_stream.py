@@ -47,7 +47,7 @@ async def stored(connections: Connections) -> list[Any]:
     )
     found: list[Any] = []
     while len(found) < total:
-        found += await pulled.fetch(min(500, total - len(found)), timeout=10)
+        found += await pulled.fetch(min(500, total - len(found)), timeout=60)
     return found
 
 
@@ -144,7 +144,7 @@ async def test_a_lost_connection_ends_a_wait_at_once(natsd: Natsd, connection: C
     await eventually(lambda: connection._waiting)
     natsd.kill()
     with pytest.raises(BusUnavailable):
-        await asyncio.wait_for(waiting, timeout=10)
+        await asyncio.wait_for(waiting, timeout=60)
 
 
 async def test_a_cancelled_publish_leaves_nothing_behind(natsd: Natsd, connection: Connection) -> None:
@@ -169,5 +169,5 @@ async def test_a_live_subscriber_hears_a_batch_in_order(connection: Connection, 
     await reader.flush()
     await reader.flush()
     await stream.publish(events(1, 300))
-    got = [(await heard.next_msg(timeout=10)).data for _ in range(300)]
+    got = [(await heard.next_msg(timeout=60)).data for _ in range(300)]
     assert got == [event.json.encode() for event in events(1, 300)]

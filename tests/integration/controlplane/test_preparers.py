@@ -21,11 +21,12 @@ from controlplane.domain.spec import Rules
 from controlplane.engine.preparing import Asked, Preparer
 from controlplane.loops import running
 from controlplane.preparers import CrowdPreparer
-from controlplane.preparers.crowd import CROWD, FEW
+from controlplane.preparers.crowd import CROWD, FEW, STARTING
 from controlplane.rpc.created import CreatedAnswer
 from controlplane.vault import MasterVault
 from tests.support.distribution import installed
 from tests.support.eventually import eventually
+from tests.support.freezing import freeze
 from tests.support.stack import SEED
 from trainplane.v1.job_pb2 import Job
 
@@ -49,7 +50,8 @@ async def crowd(**settings):
 
 async def with_child(preparer: CrowdPreparer) -> int:
     await preparer.prepare(asked("first"), crowd=MANY)
-    await eventually(lambda: preparer.pid)
+    # Longer than one has for its start: the next is wanted, too.
+    await eventually(lambda: preparer.pid, deadline_seconds=3 * STARTING.total_seconds())
     return preparer.pid
 
 
@@ -150,7 +152,7 @@ async def test_many_at_once_are_each_answered_with_their_own():
 async def test_what_a_killed_child_owes_is_prepared_in_place_and_another_one_comes():
     async with crowd() as preparer:
         pid = await with_child(preparer)
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         owed = [asyncio.ensure_future(preparer.prepare(asked(f"job-{n}"), crowd=MANY)) for n in range(40)]
         await asyncio.sleep(0)
         os.kill(pid, signal.SIGKILL)
@@ -163,7 +165,7 @@ async def test_what_a_killed_child_owes_is_prepared_in_place_and_another_one_com
 async def test_a_child_that_does_not_answer_is_killed_and_nobody_waits_for_it_longer():
     async with crowd(patience=timedelta(milliseconds=200), quiet=timedelta(hours=1)) as preparer:
         pid = await with_child(preparer)
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         assert (await preparer.prepare(asked("late"), crowd=MANY)).new.job.job_id == "late"
         assert preparer.entrusted == 0
         await eventually(lambda: is_gone(pid))

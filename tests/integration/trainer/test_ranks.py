@@ -161,7 +161,7 @@ async def begun(attempt: Attempt, start: Any, ranks: int, **document: Any) -> tu
 
 
 def assert_gone(members: dict[int, psutil.Process]) -> None:
-    gone, alive = psutil.wait_procs(members.values(), timeout=10)
+    gone, alive = psutil.wait_procs(members.values(), timeout=60)
     assert (len(gone), alive) == (len(members), [])
 
 

@@ -17,6 +17,7 @@ import torch
 from gguf.quants import quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
+from agent.trainer import gguf_tokenizer
 from agent.trainer.pulse import PULSE
 from trainplane.backends import gguf_support
 
@@ -33,7 +34,6 @@ TYPES = {
     "bf16": (Kind.BF16, gguf.LlamaFileType.MOSTLY_BF16),
     "q8_0": (Kind.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-_ADDED = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def write(model: Path, target: Path, *, kind: str, name: str) -> dict[str, Any]:
     _describe(writer, config, name)
     writer.add_file_type(TYPES[kind][1])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _add_tokenizer(writer, model, config["vocab_size"])
+    gguf_tokenizer.add(writer, model, config["vocab_size"])
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     for tensor in tensors:
@@ -167,20 +167,3 @@ def _rope_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
     smooth = np.clip((length / waves - low) / (high - low), 0, 1)
     factors: NDArray[np.float32] = (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
     return factors
-
-
-def _add_tokenizer(writer: Any, model: Path, size: int) -> None:
-    tokenizer = json.loads((model / "tokenizer.json").read_bytes())
-    tokens = [f"[PAD{number}]" for number in range(size)]
-    kinds = [gguf.TokenType.UNUSED] * size
-    for token, number in tokenizer["model"]["vocab"].items():
-        tokens[number], kinds[number] = token, gguf.TokenType.NORMAL
-    for added in tokenizer["added_tokens"]:
-        if added["id"] < size:
-            tokens[added["id"]], kinds[added["id"]] = added["content"], _ADDED[added["special"]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(gguf_support.splitting(tokenizer))
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    # Special tokens, the chat template, and whether a text begins with one.
-    gguf.SpecialVocab(model, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,6 +85,66 @@ def _config(architecture: str, *, blocks: int, positions: int) -> Any:
 def write_tokenizer(directory: Path) -> None:
     """The tiny models' tokenizer alone, for another model."""
     _tokenizer(CHATML).save_pretrained(directory)
+
+
+def write_sentencepiece_model(directory: Path, *, legacy: bool = False, architecture: str = "llama") -> Path:
+    """Write a tiny Llama or Mistral whose tokenizer is of SentencePiece's kind: BPE, spaces as `▁`, bytes at last.
+
+    Args:
+        directory: where to.
+        legacy: as Llama 2's: a space goes before every piece of text, not before the first alone.
+        architecture: llama or mistral.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+
+    tokenizer = sentencepiece_tokenizer(legacy=legacy)
+    kind: Any = {"llama": LlamaConfig, "mistral": MistralConfig}[architecture]
+    torch.manual_seed(0)
+    config = kind(
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.1,
+        vocab_size=len(tokenizer) + 5,  # as models have that were made a round number large
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **({"sliding_window": None} if architecture == "mistral" else {}),
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def sentencepiece_tokenizer(*, legacy: bool = False, closed: bool = True) -> Any:
+    """The tokenizer of `write_sentencepiece_model`; not `closed`: with the merges alone that training made."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import AddedToken, LlamaTokenizer
+    from transformers.tokenization_utils_base import generate_merges
+
+    marks = ["<unk>", "<s>", "</s>"]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    always = [*marks, *(f"<0x{number:02X}>" for number in range(256))]
+    trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=520, special_tokens=always, show_progress=False))
+    vocabulary = trained.get_vocab()
+    merges = [tuple(each) for each in json.loads(trained.to_str())["model"]["merges"]]
+    if closed:
+        # As SentencePiece: whatever makes a token is merged, what was learnt first goes first.
+        scores = {token: -float(number) for token, number in vocabulary.items()}
+        merges = generate_merges(vocabulary, scores, skip_tokens=always)
+    made = LlamaTokenizer(
+        vocab=vocabulary, merges=merges, add_bos_token=legacy, chat_template=CHATML.replace("<|im_end|>", "</s>")
+    )
+    made.add_tokens([AddedToken("<tool>", special=True), AddedToken("<think>", special=False, normalized=False)])
+    if legacy:
+        made.backend_tokenizer.pre_tokenizer = None
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        made.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    return made
 
 
 def _tokenizer(chat_template: str | None):

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trainplane.backends import gguf_sentencepiece
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: `export.gguf_type`.
 TYPES = ("f32", "f16", "bf16", "q8_0")
+#: `model_type` of what is computed as Llama is.
+FAMILY = ("llama", "mistral")
 #: What `rope_type` may be; llama.cpp has others, that we cannot compare with transformers.
 ROPES = ("default", "linear", "llama3")
 
@@ -32,10 +36,13 @@ def rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_problem(config: Mapping[str, Any]) -> str:
     """Why a model of this `config.json` cannot be written; empty: it can."""
-    if config.get("model_type") != "llama":
+    if config.get("model_type") not in FAMILY:
         return (
             f"only Llama's architecture is written as GGUF, and this model is {config.get('model_type') or 'unknown'}"
         )
+    window, length = config.get("sliding_window"), config.get("max_position_embeddings")
+    if window and not (length and window >= length):
+        return f"Llama's architecture in GGUF attends to all positions, and this model to the last {window} alone"
     if config.get("attention_bias") or config.get("mlp_bias"):
         return "Llama's architecture in GGUF has no biases, and this model has some"
     if config.get("hidden_act", "silu") != "silu":
@@ -48,11 +55,13 @@ def model_problem(config: Mapping[str, Any]) -> str:
 
 def tokenizer_problem(tokenizer: Mapping[str, Any]) -> str:
     """Why a tokenizer with this `tokenizer.json` cannot be written; empty: it can."""
+    if gguf_sentencepiece.is_one(tokenizer):
+        return gguf_sentencepiece.problem(tokenizer)
     if splitting(tokenizer):
         return ""
     return (
         "GGUF names the way a tokenizer cuts text before its merges, and this tokenizer's is none of GPT-2's, "
-        "Llama 3's, Qwen 2's and SmolLM's (byte-level BPE)"
+        "Llama 3's, Qwen 2's and SmolLM's (byte-level BPE), nor is it of SentencePiece's kind"
     )
 
 

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integration.trainer.attempts import Attempt, failed_with
-from tests.support.tiny_models import write_tiny_model
+from tests.support.tiny_models import sentencepiece_tokenizer, write_sentencepiece_model, write_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+TEXTS = (
+    "What is the capital of France? It's 1234",
+    "  two spaces,\n\na line and a\ttab",
+    "ünï 日本 😀",
+    "It is <tool> and <think>yes</s>",
+    "",
+)
 SAID = "What is the capital of France? It's 1234 <|im_end|>\n  ünï"
 
 
@@ -108,6 +115,59 @@ def test_what_llama_cpp_needs_is_in_it(attempt: Attempt):
         "blk.1.attn_q.weight",
         "blk.1.ffn_down.weight",
     } < names
+
+
+@pytest.mark.parametrize(("legacy", "architecture"), [(False, "llama"), (True, "llama"), (False, "mistral")])
+def test_a_tokenizer_of_sentencepiece_s_kind_is_written_as_llama_cpp_does(
+    tmp_path: Path, architecture: str, *, legacy: bool
+):
+    import gguf
+    import torch
+    from transformers import AutoTokenizer
+
+    model = write_sentencepiece_model(tmp_path / "model", legacy=legacy, architecture=architecture)
+    attempt = Attempt(tmp_path, model)
+    directory = exported(attempt, merged=True)
+    name = "model-f32.gguf"
+    torch.testing.assert_close(
+        logits(read_back(directory, name)), logits(loaded(attempt.output / "merged")), rtol=0, atol=1e-5
+    )
+    own, found = AutoTokenizer.from_pretrained(model), AutoTokenizer.from_pretrained(directory, gguf_file=name)
+    for text in TEXTS:
+        assert found(text).input_ids == own(text).input_ids, text
+        assert (found(text).input_ids[:1] == [own.bos_token_id]) == legacy
+    assert found.chat_template == own.chat_template
+    for which in ("bos_token", "eos_token", "unk_token"):
+        assert getattr(found, which) == getattr(own, which)
+
+    fields = gguf.GGUFReader(directory / name).fields
+    said = {each.removeprefix("tokenizer.ggml."): field.contents() for each, field in fields.items()}
+    assert (said["general.architecture"], said["model"], said["pre"]) == ("llama", "llama", "default")
+    assert (said["add_bos_token"], said["add_eos_token"], said["add_space_prefix"]) == (legacy, False, True)
+    assert (said["unknown_token_id"], said["bos_token_id"], said["eos_token_id"]) == (0, 1, 2)
+    tokens, scores, kinds = said["tokens"], said["scores"], [gguf.TokenType(kind).name for kind in said["token_type"]]
+    assert len(tokens) == len(scores) == len(kinds) == said["llama.vocab_size"] == len(own) + 5
+    assert kinds[:4] == ["UNKNOWN", "CONTROL", "CONTROL", "BYTE"]
+    assert {token for token, kind in zip(tokens, kinds, strict=True) if kind == "BYTE"} == {
+        f"<0x{number:02X}>" for number in range(256)
+    }
+    assert {kinds[own.convert_tokens_to_ids(token)] for token in ("<tool>", "</s>")} == {"CONTROL"}
+    assert kinds[own.convert_tokens_to_ids("<think>")] == "USER_DEFINED"
+    assert list(zip(tokens, kinds, scores, strict=True))[-5:] == [
+        (f"[PAD{len(own) + number}]", "UNUSED", -10000.0) for number in range(5)
+    ]
+
+
+def test_a_tokenizer_whose_merges_no_scores_say_is_refused_before_anything_is_loaded(tmp_path: Path):
+    model = write_sentencepiece_model(tmp_path / "model")
+    sentencepiece_tokenizer(closed=False).save_pretrained(model)
+    attempt = Attempt(tmp_path, model)
+    attempt.assign(export={"gguf": True})
+    reason, message = failed_with(attempt)
+    assert reason == "CONFIG_INVALID"
+    assert message.startswith("export.gguf: GGUF joins any two tokens that make a third")
+    assert message.endswith("; leave it out, and use export.merged")
+    assert [report["phase"] for report in attempt.said("phase")] == ["FETCHING_MODEL"]
 
 
 def test_a_whole_model_is_written_too(attempt: Attempt):

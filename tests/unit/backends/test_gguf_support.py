@@ -36,6 +36,9 @@ def split(regex: str) -> dict[str, Any]:
         ({**LLAMA, "mlp_bias": True}, "biases"),
         ({**LLAMA, "hidden_act": "gelu"}, "gelu"),
         ({**LLAMA, "rope_scaling": {"type": "yarn"}}, "yarn"),
+        ({**LLAMA, "model_type": "mistral", "sliding_window": None}, ""),
+        ({**LLAMA, "model_type": "mistral", "sliding_window": 64, "max_position_embeddings": 64}, ""),
+        ({**LLAMA, "model_type": "mistral", "sliding_window": 64, "max_position_embeddings": 128}, "last 64 alone"),
     ],
 )
 def test_a_model_is_judged_by_its_configuration(config: dict[str, Any], said: str):

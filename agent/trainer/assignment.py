@@ -17,7 +17,7 @@ from agent.trainer.fields import Fields
 from agent.trainer.inputs import FetchedDataset, FetchedModel
 from agent.trainer.redaction import redacted
 from agent.trainer.stopping import PATIENCE_SECONDS, Terms
-from trainplane.backends import gguf_support, sharding
+from trainplane.backends import gguf_support, sharding, truncation
 from trainplane.backends.peft_methods import METHODS
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Tuning:
     """How many checkpoints are kept; None: as many as is sensible."""
     sharding: str = "auto"
     """One of `sharding.CHOICES`."""
+    truncation: str = truncation.RIGHT
+    """One of `truncation.CHOICES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,4 +311,5 @@ def _tuning(tuning: Fields) -> Tuning:
         checkpoint_limit=tuning.optional_integer("checkpoint_limit", minimum=1),
         neftune_noise_alpha=tuning.number("neftune_noise_alpha", 0.0, minimum=0.0),
         sharding=tuning.choice("sharding", "auto", allowed=sharding.CHOICES, known=()),
+        truncation=tuning.choice("truncation", truncation.RIGHT, allowed=truncation.CHOICES, known=()),
     )

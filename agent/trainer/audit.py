@@ -70,6 +70,7 @@ def audit(corpus: Corpus, tokenizer: Any, *, max_length: int) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "max_length": max_length,
+        "truncation": corpus.truncation,
         "sources": [
             {
                 "source": dataset.source.source,
@@ -99,6 +100,8 @@ def summary(found: dict[str, Any]) -> str:
         f"without a target, {train['truncated']['texts']} cut off, {train['without_eos']['texts']} that do not end, "
         f"{twice['rows']} duplicates"
     )
+    if train["dropped"]["texts"]:
+        said += f", {train['dropped']['texts']} too long and left out"
     if "eval" in found["splits"]:
         said += (
             f"; {found['splits']['eval']['examples']} examples to evaluate on, {twice['eval_rows_in_train']} of their "
@@ -119,6 +122,7 @@ def _split(counts: TokenCounts) -> dict[str, Any]:
             **_finding(counts.truncated, counts, counts.truncated_at),
             "tokens_cut_off": counts.truncated_tokens,
         },
+        "dropped": _finding(counts.dropped, counts, counts.dropped_at),
         "without_eos": _finding(counts.endless, counts, counts.endless_at),
     }
 

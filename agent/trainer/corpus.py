@@ -20,6 +20,7 @@ from agent.trainer.data.splitting import count_held_out, hold_out
 from agent.trainer.data.template import Renderer
 from agent.trainer.data.tokens import TokenCounts, tokenize
 from agent.trainer.failures import DatasetEmpty, DatasetInvalid
+from trainplane.backends import truncation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +55,8 @@ class Corpus:
     train: Sequence[Example] = ()
     eval: Sequence[Example] = ()
     counts: dict[str, TokenCounts] = field(default_factory=dict)
+    truncation: str = truncation.RIGHT
+    """What became of texts that are too long."""
     train_counts: list[int] = field(default_factory=list)
     """Training examples of each dataset of split train, in their order."""
 
@@ -102,6 +105,7 @@ class Corpus:
                     "trained_tokens": counts.trained_tokens,
                     "truncated": counts.truncated,
                     "truncated_tokens": counts.truncated_tokens,
+                    "dropped": counts.dropped,
                     "untrainable": counts.untrainable,
                 }
                 for split, counts in self.counts.items()
@@ -138,7 +142,7 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
     Raises:
         ChatTemplateMissing: there are conversations and no template.
         RowsBroken: the template refuses rows; the others are tokenized and counted, unless it refuses LISTED of them.
-        DatasetInvalid: a file is not what it was.
+        DatasetInvalid: a file is not what it was, or texts are too long and `truncation` is ERROR.
         DatasetEmpty: a split has no trainable token, or a dataset with a weight has none.
         DiskFull: the disk has no room for the tokens.
     """
@@ -146,6 +150,7 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
     if tuning.eval_fraction:
         _hold_out(corpus, tuning.eval_fraction)
     corpus.directory.mkdir(exist_ok=True)
+    corpus.truncation = tuning.truncation
     broken = BrokenRows()
     for split in SPLITS:
         if not any(corpus.count(number, split) for number in range(len(corpus.datasets))):
@@ -156,17 +161,19 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
         for number in range(len(corpus.datasets)):
             before = writer.count
             texts = _rendered(corpus, number, split, renderer, broken)
-            for example in tokenize(texts, tokenizer, max_length=max_length, counts=counts):
+            for example in tokenize(
+                texts, tokenizer, max_length=max_length, counts=counts, truncation=tuning.truncation
+            ):
                 writer.append(example)
             made.append(writer.count - before)
         examples = writer.finish()
-        if broken.count:
+        if broken.count or _refuses_long(corpus):
             continue
-        _tell(split, counts, max_length, reports)
+        _tell(split, counts, max_length, reports, cut=tuning.truncation)
         if not examples:
             raise DatasetEmpty(
                 f"datasets: no row of split {split} has a token to train on within {max_length} tokens; "
-                f"the first such is {counts.first_untrainable}"
+                f"the first such is {counts.first_untrainable or counts.first_dropped}"
             )
         if split == "train":
             corpus.train = examples
@@ -175,6 +182,24 @@ def tokenize_corpus(corpus: Corpus, tokenizer: Any, tuning: Tuning, *, max_lengt
             corpus.eval = examples
     if broken.count:
         raise broken.failure()
+    _require_short(corpus, max_length)
+
+
+def _refuses_long(corpus: Corpus) -> bool:
+    return corpus.truncation == truncation.ERROR and any(counts.dropped for counts in corpus.counts.values())
+
+
+def _require_short(corpus: Corpus, max_length: int) -> None:
+    if not _refuses_long(corpus):
+        return
+    long = {split: counts for split, counts in corpus.counts.items() if counts.dropped}
+    said = " and ".join(f"{counts.dropped} of {counts.texts} texts of split {split}" for split, counts in long.items())
+    first = next(iter(long.values())).first_dropped
+    raise DatasetInvalid(
+        f"tuning_parameters.truncation: error, and {said} are longer than {max_length} tokens "
+        f"(tuning_parameters.max_sequence_length, or the model's own limit); the first is {first}: shorten them, raise "
+        "max_sequence_length, or say right, left or drop"
+    )
 
 
 def _rendered(corpus: Corpus, number: int, split: str, renderer: Renderer, broken: BrokenRows) -> Iterator[Rendered]:
@@ -215,13 +240,21 @@ def _counted(datasets: Sequence[Dataset], made: Sequence[int], max_length: int) 
     return [count for _, count in trained]
 
 
-def _tell(split: str, counts: TokenCounts, max_length: int, reports: Reports) -> None:
+def _tell(split: str, counts: TokenCounts, max_length: int, reports: Reports, *, cut: str) -> None:
     if counts.truncated:
         reports.warning(
             "ROWS_TRUNCATED",
             f"tuning_parameters.max_sequence_length: {counts.truncated} of {counts.texts} texts of split {split} are "
-            f"longer than {max_length} tokens (its value, or the model's own limit) and lost their end "
-            f"({counts.truncated_tokens} tokens); the first is {counts.first_truncated}",
+            f"longer than {max_length} tokens (its value, or the model's own limit) and lost their "
+            f"{'beginning' if cut == truncation.LEFT else 'end'} ({counts.truncated_tokens} tokens); the first is "
+            f"{counts.first_truncated}",
+        )
+    if counts.dropped and counts.examples:
+        reports.warning(
+            "ROWS_TOO_LONG",
+            f"tuning_parameters.truncation: drop, and {counts.dropped} of {counts.texts} texts of split {split} are "
+            f"longer than {max_length} tokens (tuning_parameters.max_sequence_length, or the model's own limit) and "
+            f"left out; the first is {counts.first_dropped}",
         )
     if counts.untrainable and counts.examples:
         reports.warning(

@@ -160,7 +160,7 @@ class Artifacts(_message.Message):
     def __init__(self, log_uri: _Optional[str] = ..., status_stream_url: _Optional[str] = ..., output_uri: _Optional[str] = ..., auth: _Optional[_Union[StorageAuth, _Mapping]] = ..., overwrite: _Optional[bool] = ...) -> None: ...
 
 class TuningParameters(_message.Message):
-    __slots__ = ("learning_rate", "batch_size", "num_epochs", "warmup_ratio", "gradient_checkpointing", "max_sequence_length", "max_steps", "seed", "weight_decay", "lr_scheduler", "optimizer", "max_grad_norm", "packing", "eval_fraction", "checkpoint_steps", "checkpoint_limit", "neftune_noise_alpha", "chat_template", "sharding")
+    __slots__ = ("learning_rate", "batch_size", "num_epochs", "warmup_ratio", "gradient_checkpointing", "max_sequence_length", "max_steps", "seed", "weight_decay", "lr_scheduler", "optimizer", "max_grad_norm", "packing", "eval_fraction", "checkpoint_steps", "checkpoint_limit", "neftune_noise_alpha", "chat_template", "sharding", "truncation")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     NUM_EPOCHS_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class TuningParameters(_message.Message):
     NEFTUNE_NOISE_ALPHA_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     SHARDING_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch_size: int
     num_epochs: float
@@ -199,7 +200,8 @@ class TuningParameters(_message.Message):
     neftune_noise_alpha: float
     chat_template: str
     sharding: str
-    def __init__(self, learning_rate: _Optional[float] = ..., batch_size: _Optional[int] = ..., num_epochs: _Optional[float] = ..., warmup_ratio: _Optional[float] = ..., gradient_checkpointing: _Optional[bool] = ..., max_sequence_length: _Optional[int] = ..., max_steps: _Optional[int] = ..., seed: _Optional[int] = ..., weight_decay: _Optional[float] = ..., lr_scheduler: _Optional[str] = ..., optimizer: _Optional[str] = ..., max_grad_norm: _Optional[float] = ..., packing: _Optional[bool] = ..., eval_fraction: _Optional[float] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint_limit: _Optional[int] = ..., neftune_noise_alpha: _Optional[float] = ..., chat_template: _Optional[str] = ..., sharding: _Optional[str] = ...) -> None: ...
+    truncation: str
+    def __init__(self, learning_rate: _Optional[float] = ..., batch_size: _Optional[int] = ..., num_epochs: _Optional[float] = ..., warmup_ratio: _Optional[float] = ..., gradient_checkpointing: _Optional[bool] = ..., max_sequence_length: _Optional[int] = ..., max_steps: _Optional[int] = ..., seed: _Optional[int] = ..., weight_decay: _Optional[float] = ..., lr_scheduler: _Optional[str] = ..., optimizer: _Optional[str] = ..., max_grad_norm: _Optional[float] = ..., packing: _Optional[bool] = ..., eval_fraction: _Optional[float] = ..., checkpoint_steps: _Optional[int] = ..., checkpoint_limit: _Optional[int] = ..., neftune_noise_alpha: _Optional[float] = ..., chat_template: _Optional[str] = ..., sharding: _Optional[str] = ..., truncation: _Optional[str] = ...) -> None: ...
 
 class Callbacks(_message.Message):
     __slots__ = ("webhook_url", "auth_header", "events")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from agent.trainer.pulse import PULSE
+from trainplane.backends.truncation import DROP, ERROR, RIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -56,15 +57,18 @@ class TokenCounts:
     tokens: int = 0
     trained_tokens: int = 0
     truncated: int = 0
-    """Examples that lost their end."""
+    """Examples that lost their end, or their beginning."""
     truncated_tokens: int = 0
     """Tokens that were cut off."""
+    dropped: int = 0
+    """Texts left out, because they are too long."""
     untrainable: int = 0
     """Texts left out, because no trained token was left of them."""
     endless: int = 0
     """Examples whose last trained token is neither the tokenizer's end of text nor what the template ends a turn with:
     they do not teach a model to stop."""
     truncated_at: list[str] = field(default_factory=list)
+    dropped_at: list[str] = field(default_factory=list)
     untrainable_at: list[str] = field(default_factory=list)
     endless_at: list[str] = field(default_factory=list)
     """Where the first of them stand."""
@@ -81,20 +85,30 @@ class TokenCounts:
         return self.truncated_at[0] if self.truncated_at else ""
 
     @property
+    def first_dropped(self) -> str:
+        """Where the first text stands that is too long and was left out."""
+        return self.dropped_at[0] if self.dropped_at else ""
+
+    @property
     def first_untrainable(self) -> str:
-        """Where the first text stands that was left out."""
+        """Where the first text stands that was left out for want of a trained token."""
         return self.untrainable_at[0] if self.untrainable_at else ""
 
 
-def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, counts: TokenCounts) -> Iterator[Example]:
+def tokenize(
+    texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, counts: TokenCounts, truncation: str = RIGHT
+) -> Iterator[Example]:
     """Examples in the order of the texts, without those that teach nothing.
 
     Args:
         texts: what the template wrote.
         tokenizer: a fast transformers tokenizer (it knows offsets).
-        max_length: longer sequences lose their end.
+        max_length: tokens of an example at most.
         counts: is counted up as the examples are taken.
+        truncation: what becomes of longer ones (`trainplane/backends/truncation.py`); ERROR: they are counted as
+            dropped, and it is for the caller to fail.
     """
+    limit = _Limit(max_length, truncation, getattr(tokenizer, "bos_token_id", None))
     remaining = iter(texts)
     while chunk := list(_chunk(remaining)):
         PULSE.beat()
@@ -104,7 +118,7 @@ def tokenize(texts: Iterable[Rendered], tokenizer: Any, *, max_length: int, coun
             chunk_of_examples = _tokenize_alike(alike, tokenizer, special_tokens=not templated)
             for text, example in zip(alike, chunk_of_examples, strict=True):
                 counts.texts += 1
-                if (kept := _fitted(text, example, max_length, counts)) is not None:
+                if (kept := _fitted(text, example, limit, counts)) is not None:
                     _look_at(text, kept, tokenizer, counts)
                     yield kept
 
@@ -184,13 +198,36 @@ def _list(where: str, places: list[str]) -> None:
         places.append(where)
 
 
-def _fitted(text: Rendered, example: Example, max_length: int, counts: TokenCounts) -> Example | None:
-    """The example cut to length and counted; None if it teaches nothing."""
-    if len(example) > max_length:
+class _Limit(NamedTuple):
+    tokens: int
+    truncation: str
+    beginning: int | None
+    """The token that texts begin with, if the tokenizer has one."""
+
+    def cut(self, example: Example) -> Example:
+        """As much of a longer example as it may have."""
+        if self.truncation == RIGHT:
+            return Example(example.ids[: self.tokens].copy(), example.trained[: self.tokens].copy())
+        # A beginning stays, which is not the text's: the model was trained with it.
+        head = int(example.ids[0] == self.beginning)
+        rest = len(example) - self.tokens + head
+        ids = np.concatenate([example.ids[:head], example.ids[rest:]])
+        trained = np.concatenate([example.trained[:head], example.trained[rest:]])
+        trained[0] = False
+        return Example(ids, trained)
+
+
+def _fitted(text: Rendered, example: Example, limit: _Limit, counts: TokenCounts) -> Example | None:
+    """The example cut to length and counted; None if it teaches nothing, or is left out."""
+    if len(example) > limit.tokens:
+        if limit.truncation in {DROP, ERROR}:
+            counts.dropped += 1
+            _list(text.where, counts.dropped_at)
+            return None
         counts.truncated += 1
-        counts.truncated_tokens += len(example) - max_length
+        counts.truncated_tokens += len(example) - limit.tokens
         _list(text.where, counts.truncated_at)
-        example = Example(example.ids[:max_length].copy(), example.trained[:max_length].copy())
+        example = limit.cut(example)
     if not example.trained_tokens:
         counts.untrainable += 1
         _list(text.where, counts.untrainable_at)

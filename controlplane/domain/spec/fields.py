@@ -10,7 +10,7 @@ from functools import partial
 
 from controlplane.domain.spec import shapes
 from controlplane.domain.spec.field import Field, Kind
-from trainplane.backends import gguf_support, sharding
+from trainplane.backends import gguf_support, sharding, truncation
 from trainplane.backends.peft_methods import METHODS
 
 _text = partial(Field, kind=Kind.TEXT)
@@ -279,7 +279,7 @@ _TUNING = (
         low=8,
         high=1_048_576,
         default=2048,
-        doc="Tokens per example; longer ones are cut, and counted.",
+        doc="Tokens per example; what becomes of longer ones says `truncation`. They are counted.",
     ),
     _whole(
         name="max_steps",
@@ -355,6 +355,13 @@ _TUNING = (
         doc="Whether each of the job's devices holds a part of the model instead of all of it: `full`, `none`, or "
         "`auto`, where it does not fit one.",
     ),
+    _text(
+        name="truncation",
+        choices=truncation.CHOICES,
+        default_note="`right`",
+        doc="What becomes of an example longer than max_sequence_length: `right` cuts off its end, `left` its "
+        "beginning, `drop` leaves it out, `error` fails the job before training.",
+    ),
 )
 
 _CALLBACKS = (
@@ -408,7 +415,11 @@ _EXPORT = (
     _flag(
         name="merged", default=False, doc="The base model with the adapter merged in, as a model's directory `merged/`."
     ),
-    _flag(name="gguf", default=False, doc="The same as one GGUF file, in `gguf/`; of models of Llama's architecture."),
+    _flag(
+        name="gguf",
+        default=False,
+        doc="The same as one GGUF file, in `gguf/`; of models of Llama's or Mistral's architecture.",
+    ),
     _text(
         name="push_to_hub",
         shape=shapes.HUB_REPOSITORY,

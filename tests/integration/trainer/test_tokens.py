@@ -198,6 +198,51 @@ def test_a_cut_loses_the_end_and_is_counted(tokenizer: Any):
     assert counts.truncated_tokens > 0
 
 
+def cut(tokenizer: Any, content: Content, truncation: str, *, max_length: int = 6) -> tuple[list[str], TokenCounts]:
+    """The examples of it and of a short text, shown, and what was counted."""
+    counts = TokenCounts()
+    renderer = Renderer(tokenizer, None)
+    texts = [
+        text for place, each in enumerate((content, Text("xyz"))) for text in renderer.render(Row(f"{place}", each))
+    ]
+    made = tokenize(texts, tokenizer, max_length=max_length, counts=counts, truncation=truncation)
+    return [shown(example, tokenizer) for example in made], counts
+
+
+def test_a_cut_from_the_left_keeps_the_completion_and_its_end(tokenizer: Any):
+    long = Completion("A trainer trains, an agent watches. ", "Paris.")
+    (made, short), counts = cut(tokenizer, long, "left")
+    assert made.endswith("[ Paris.<|endoftext|>]")
+    assert short == "x[yz<|endoftext|>]"
+    assert (counts.truncated, counts.first_truncated, counts.dropped, counts.untrainable) == (1, "0", 0, 0)
+    assert len(tokenizer(long.prompt + long.completion).input_ids) + 1 - 6 == counts.truncated_tokens
+    right, _ = cut(tokenizer, long, "right")
+    assert right == [short], "of the end nothing is left that is trained on"
+
+
+def test_a_cut_from_the_left_leaves_the_token_that_texts_begin_with(tokenizer: Any):
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    with_start = copy.deepcopy(tokenizer)
+    with_start.bos_token = "<|im_start|>"
+    with_start.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.convert_tokens_to_ids("<|im_start|>"))]
+    )
+    (made, _), counts = cut(with_start, Text("q" * 20), "left")
+    assert made == "<|im_start|>[qqqq<|endoftext|>]"
+    assert counts.truncated_tokens == 22 - 6
+
+
+@pytest.mark.parametrize("truncation", ["drop", "error"])
+def test_what_is_too_long_is_left_out_and_counted(tokenizer: Any, truncation: str):
+    made, counts = cut(tokenizer, Text("q" * 20), truncation)
+    assert made == ["x[yz<|endoftext|>]"]
+    assert (counts.texts, counts.examples, counts.dropped, counts.first_dropped) == (2, 1, 1, "0")
+    assert (counts.truncated, counts.truncated_tokens) == (0, 0)
+
+
 def test_a_beginning_of_text_token_is_kept_and_not_trained_on(tokenizer: Any):
     import copy
 

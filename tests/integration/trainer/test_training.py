@@ -6,12 +6,11 @@ import json
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.integration.trainer.attempts import Attempt
+from tests.integration.trainer.attempts import Attempt, failed_with
 
 GOLDEN_LOSSES = Path(__file__).parents[2] / "golden" / "trainer" / "losses.json"
 
@@ -189,6 +188,34 @@ def test_rows_that_are_too_long_are_cut_and_told(attempt: Attempt):
     assert "1 of 3 texts" in warning["message"]
     assert "row 1 of" in warning["message"]
     assert attempt.provenance["datasets"]["splits"]["train"]["truncated"] == 1
+
+
+LONG = [{"text": "a trainer trains " * 40}, {"text": "short"}, {"text": "also short"}]
+
+
+def test_rows_that_are_too_long_are_left_out_where_the_request_says_so(attempt: Attempt):
+    trained(attempt, rows=LONG, tuning_parameters={"max_sequence_length": 32, "max_steps": 1, "truncation": "drop"})
+    (warning,) = attempt.said("warning")
+    assert warning["reason"] == "ROWS_TOO_LONG"
+    assert "1 of 3 texts of split train are longer than 32 tokens" in warning["message"]
+    assert attempt.provenance["datasets"]["splits"]["train"]["dropped"] == 1
+    audit = json.loads((attempt.output / "audit.json").read_text())
+    assert audit["truncation"] == "drop"
+    dropped = audit["splits"]["train"]["dropped"]
+    assert (dropped["texts"], len(dropped["rows"])) == (1, 1)
+    assert any("1 too long and left out" in report.get("message", "") for report in attempt.said("phase"))
+
+
+def test_rows_that_are_too_long_fail_the_job_where_the_request_says_so(attempt: Attempt):
+    rows = [*LONG, LONG[0]]
+    attempt.assign(rows=rows, tuning_parameters={"max_sequence_length": 32, "truncation": "error"})
+    reason, message = failed_with(attempt)
+    assert reason == "DATASET_INVALID"
+    assert "tuning_parameters.truncation: error, and 2 of 4 texts of split train are longer than 32 tokens" in message
+    assert "raise max_sequence_length, or say right, left or drop" in message
+    audit = json.loads((attempt.directory / "audit.json").read_text())
+    assert audit["splits"]["train"]["dropped"]["texts"] == 2
+    assert audit["failure"]["reason"] == "DATASET_INVALID"
 
 
 def test_rows_whose_completion_is_cut_off_are_left_out_and_told(attempt: Attempt):

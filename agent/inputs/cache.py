@@ -67,7 +67,7 @@ class Entry:
     def used(self) -> bool:
         """Whether an attempt that is still there uses it; links of others are removed."""
         found = False
-        for link in _listed(self.notes / "uses"):
+        for link in listed(self.notes / "uses"):
             if link.exists():
                 found = True
             else:
@@ -142,10 +142,10 @@ class ModelCache:
         """Every model that is here, or was begun, the longest unused first."""
         found = [
             Entry(self._root, project.name, model.name, notes.name[1:])
-            for project in _listed(self._root)
+            for project in listed(self._root)
             if not project.name.startswith(".")
-            for model in _listed(project)
-            for notes in _listed(model)
+            for model in listed(project)
+            for notes in listed(model)
             if notes.name.startswith(".")
         ]
         return sorted((entry for entry in found if entry.size_bytes()), key=Entry.last_use)
@@ -202,7 +202,8 @@ def _locked(path: Path, *, wait: bool = True, waiting: Callable[[], None] = lamb
         yield
 
 
-def _listed(directory: Path) -> list[Path]:
+def listed(directory: Path) -> list[Path]:
+    """What is in a directory, by name; nothing where there is none."""
     try:
         return sorted(directory.iterdir())
     except (FileNotFoundError, NotADirectoryError):

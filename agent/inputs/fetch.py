@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.inputs import choice, models
-from agent.inputs.datasets import blamed, bring, fetch_datasets
-from agent.inputs.failures import MODEL_NOT_FOUND, InputError
+from agent.inputs import choice, models, stored_models
+from agent.inputs.datasets import fetch_datasets
 from agent.inputs.https import Download
 from agent.inputs.models import MODEL_NAME, Model, ModelWanted, Place
 from agent.inputs.settings import InputSettings
 from agent.run import ELSEWHERE
-from agent.storage import UnsupportedURIError, open_storage
 from agent.storage.access import Access, StorageSettings, session_name
 from trainplane.addresses import OutboundRules
 
@@ -107,54 +104,18 @@ def fetch(job: FetchJob, teller: Teller) -> dict[str, Any]:
 
 def _model(job: FetchJob, inputs: Path, teller: Teller) -> Model:
     wanted = ModelWanted.of(job.spec)
-    if wanted.weights_url.startswith("s3://"):
-        return _from_s3(job, wanted, wanted.weights_url, inputs, teller)
-    if wanted.provider == "s3":
-        return _from_s3(job, wanted, wanted.name, inputs, teller)
     place = Place(job.project, job.directory, teller.expects, teller.waiting)
+    if wanted.weights_url.startswith("s3://"):
+        there = stored_models.look(wanted.weights_url, job.access(_WEIGHTS_URL))
+        return Model(stored_models.fetch(there, job.settings, place), wanted.name, "")
+    if wanted.provider == "s3":
+        there = stored_models.look(wanted.name, job.access(MODEL_NAME))
+        return Model(stored_models.fetch(there, job.settings, place), wanted.name, "")
     if wanted.provider == "local":
         found = Model(models.local_directory(wanted, job.settings), wanted.name, "")
     else:
         found = models.from_hub(job.hub(), wanted, job.settings, place)
     return _with_weights(job, wanted, found, inputs, teller) if wanted.weights_url else found
-
-
-def _from_s3(job: FetchJob, wanted: ModelWanted, uri: str, inputs: Path, teller: Teller) -> Model:
-    """A whole model directory of S3's. Not kept for other jobs: nothing there tells one content from a later one."""
-    field = _WEIGHTS_URL if wanted.weights_url else MODEL_NAME
-    access = job.access(field)
-    target = inputs / "model"
-    target.mkdir(exist_ok=True)
-    prefix = uri.rstrip("/")
-    try:
-        storage = open_storage(f"{prefix}/", access)
-        names = [name for name in storage.names() if "/" not in name]
-        if not names:
-            raise InputError(MODEL_NOT_FOUND, f"{field}: there is nothing below {prefix}/")
-        chosen = choice.model_files(f"{prefix}/", names, field=field)
-        sizes = {name: storage.size(name) for name in chosen}
-        versions = {name: storage.version(name) for name in chosen}
-    except (OSError, UnsupportedURIError) as error:
-        raise blamed(error, access, missing=MODEL_NOT_FOUND) from error
-    teller.expects(target, sum(sizes.values()))
-    note = inputs / "model.versions.json"
-    here = _noted(note)
-    for name in chosen:
-        path = target / name
-        if not path.exists() or path.stat().st_size != sizes[name] or here.get(name) != versions[name]:
-            bring(f"{prefix}/{name}", access, path, missing=MODEL_NOT_FOUND, expects=lambda _directory, _size: None)
-            here[name] = versions[name]
-            note.write_text(json.dumps(here), encoding="utf-8")
-    return Model(target, wanted.name, "")
-
-
-def _noted(note: Path) -> dict[str, Any]:
-    """Which versions a former try has brought; what was torn by its end says nothing."""
-    try:
-        found = json.loads(note.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _with_weights(job: FetchJob, wanted: ModelWanted, beside: Model, inputs: Path, teller: Teller) -> Model:

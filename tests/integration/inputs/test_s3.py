@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,22 +121,112 @@ def test_a_model_directory_of_s3_is_fetched_without_what_can_run_code(store, job
     assert probe(wanted) == {"outcome": "PASSED", "commit": ""}
     model = fetch(wanted, Told())["inputs"]["model"]
     assert (model["name"], model["commit"]) == (base_model["model_name"], "")
-    path = wanted.directory / "inputs" / "model"
-    assert model["path"] == str(path)
+    path = Path(model["path"])
+    assert path.is_relative_to(wanted.settings.cache_dir)
     assert sorted(each.name for each in path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (path / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
 
 
-def test_of_a_model_that_is_here_only_what_was_replaced_comes_again_also_where_it_is_as_long(store, job, directory):
-    put_model(store, "s3://bucket/models/tiny/", directory)
-    wanted = job({"base_model": {"provider": "s3", "model_name": "s3://bucket/models/tiny/"}})
-    fetch(wanted, Told())
-    other = bytes(reversed((directory / "model.safetensors").read_bytes()))
-    store.put("s3://bucket/models/tiny/model.safetensors", other)
+MODEL = "s3://bucket/models/tiny/"
+OF_S3 = {"base_model": {"provider": "s3", "model_name": MODEL}}
+
+
+def attempt(tmp_path, number):
+    directory = tmp_path / "attempts" / f"JOB.{number}"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def gets(store):
+    return sorted(call.key.rpartition("/")[2] for call in store.door.calls if call.operation == "GetObject")
+
+
+def test_a_second_job_on_the_node_downloads_nothing_of_a_model_that_is_the_same(store, job, directory, tmp_path):
+    put_model(store, MODEL, directory)
+    first = fetch(job(OF_S3, directory=attempt(tmp_path, 1)), Told())["inputs"]["model"]
+    assert gets(store) == ["config.json", "model.safetensors", "tokenizer.json"]
     store.door.calls.clear()
-    fetch(wanted, Told())
-    assert {call.key for call in store.door.calls if call.operation == "GetObject"} == {"models/tiny/model.safetensors"}
-    assert (wanted.directory / "inputs" / "model" / "model.safetensors").read_bytes() == other
+    again = fetch(job(OF_S3, directory=attempt(tmp_path, 2)), Told())["inputs"]["model"]
+    assert again == first
+    assert gets(store) == []
+    by_url = {"base_model": {"provider": "huggingface", "model_name": "owner/name", "weights_url": MODEL}}
+    other = fetch(job(by_url, directory=attempt(tmp_path, 3)), Told())["inputs"]["model"]
+    assert (other["path"], other["name"]) == (first["path"], "owner/name")
+    assert gets(store) == []
+
+
+def test_of_a_model_that_is_here_only_what_was_replaced_comes_again_also_where_it_is_as_long(
+    store, job, directory, tmp_path
+):
+    put_model(store, MODEL, directory)
+    before = Path(fetch(job(OF_S3, directory=attempt(tmp_path, 1)), Told())["inputs"]["model"]["path"])
+    content = (directory / "model.safetensors").read_bytes()
+    other = bytes(reversed(content))
+    store.put(f"{MODEL}model.safetensors", other)
+    store.door.calls.clear()
+    after = Path(fetch(job(OF_S3, directory=attempt(tmp_path, 2)), Told())["inputs"]["model"]["path"])
+    assert gets(store) == ["model.safetensors"]
+    assert (after / "model.safetensors").read_bytes() == other
+    assert (after / "config.json").read_bytes() == (directory / "config.json").read_bytes()
+    assert (before / "model.safetensors").read_bytes() == content, "a job may be training on it"
+
+
+def test_projects_share_no_model_of_s3(store, job, directory, tmp_path):
+    put_model(store, MODEL, directory)
+    first = fetch(job(OF_S3, directory=attempt(tmp_path, 1)), Told())["inputs"]["model"]
+    other = fetch(job(OF_S3, directory=attempt(tmp_path, 2), project="other"), Told())["inputs"]["model"]
+    assert other["path"] != first["path"]
+    assert len(gets(store)) == 6
+
+
+def test_who_may_not_read_gets_nothing_of_a_model_that_is_here(store, job, directory, tmp_path):
+    put_model(store, MODEL, directory)
+    fetch(job(OF_S3, directory=attempt(tmp_path, 1)), Told())
+    store.door.refuse("HeadObject", "GetObject", code="AccessDenied", status=403)
+    refused = refusal(fetch, job(OF_S3, directory=attempt(tmp_path, 2)), Told())
+    assert refused.reason == "STORAGE_DENIED"
+    assert str(refused).startswith("base_model.model_name: ")
+
+
+def test_a_model_that_is_replaced_while_it_is_fetched_is_not_kept_for_what_it_was(store, job, directory, tmp_path):
+    put_model(store, MODEL, directory)
+
+    class Replacing(Told):
+        def expects(self, folder, size_bytes):
+            store.put(f"{MODEL}tokenizer.json", b'{"other": 1}')
+
+    refused = refusal(fetch, job(OF_S3, directory=attempt(tmp_path, 1)), Replacing())
+    assert (refused.reason, refused.lasting) == ("STORAGE_UNAVAILABLE", False)
+    assert "tokenizer.json was replaced" in str(refused)
+    model = fetch(job(OF_S3, directory=attempt(tmp_path, 1)), Told())["inputs"]["model"]
+    assert (Path(model["path"]) / "tokenizer.json").read_bytes() == b'{"other": 1}'
+
+
+def test_what_was_cut_off_is_not_kept_and_the_next_try_goes_on_with_the_rest(store, job, directory, tmp_path):
+    put_model(store, MODEL, directory)
+    store.door.cut_answer("GetObject", after_bytes=100, times=1000)
+    assert refusal(fetch, job(OF_S3), Told()).reason == "STORAGE_UNAVAILABLE"
+    store.door.reset()
+    model = fetch(job(OF_S3), Told())["inputs"]["model"]
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (Path(model["path"]) / name).read_bytes() == (directory / name).read_bytes()
+    assert sorted(path.name for path in Path(model["path"]).iterdir()) == sorted(
+        ["config.json", "model.safetensors", "tokenizer.json"]
+    )
+
+
+def test_models_of_s3_count_for_the_cache_s_limit_and_the_longest_unused_goes(
+    store, job, directory, settings, tmp_path
+):
+    put_model(store, MODEL, directory)
+    put_model(store, "s3://bucket/models/other/", directory)
+    small = replace(settings, cache_bytes=400_000)  # one of them
+    first, second = attempt(tmp_path, 1), attempt(tmp_path, 2)
+    kept = fetch(job(OF_S3, directory=first, settings=small), Told())["inputs"]["model"]["path"]
+    shutil.rmtree(first)
+    other = {"base_model": {"provider": "s3", "model_name": "s3://bucket/models/other/"}}
+    fetch(job(other, directory=second, settings=small), Told())
+    assert not Path(kept).exists()
 
 
 @pytest.mark.parametrize("call", [lambda wanted: fetch(wanted, Told()), probe], ids=["fetch", "probe"])

@@ -96,7 +96,8 @@ def _leading_space(tokenizer: Mapping[str, Any]) -> bool | None:
 def _merges(tokenizer: Mapping[str, Any]) -> list[_Merge]:
     """In their order; versions of the library write them as one word or two."""
     told: Sequence[Any] = tokenizer["model"].get("merges") or ()
-    return [tuple(each.split(" ", 1)) if isinstance(each, str) else (each[0], each[1]) for each in told]
+    pairs = (each.split(" ", 1) if isinstance(each, str) else each for each in told)
+    return [(left, right) for left, right in pairs]
 
 
 def _differs(tokenizer: Mapping[str, Any]) -> str:

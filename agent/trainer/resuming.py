@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from agent import checkpoint
+from agent.failpoints import failpoint
 from agent.trainer.data.order import PassCost
 from agent.trainer.failures import LossNotFinite
 from agent.trainer.history import History
@@ -133,6 +134,7 @@ class Checkpointing:
                 time.monotonic() - began,
             )
         elif trainer.adapted.sharding is not None:
+            failpoint(f"trainer.giving-{len(history.losses)}")
             for _ in trainer.adapted.sharding.wholes([*weights.values(), *moments.values()]):
                 pass
         self._kept_steps = [*self._kept_steps, len(history.losses)][-self._keep :]

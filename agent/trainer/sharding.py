@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from agent.trainer.device import CPU_COST, Device
 from agent.trainer.failures import NotYetSupported
+from agent.trainer.group import leaving_blame_to_the_leader
 from agent.trainer.layers import blocks
 from agent.trainer.model import load_base, weights_dtype
 from agent.trainer.pulse import PULSE
@@ -254,7 +255,8 @@ class Sharding:
         for tensor in tensors:
             whole = tensor.detach()
             if isinstance(whole, DTensor):
-                whole = whole.full_tensor()
+                with leaving_blame_to_the_leader():
+                    whole = whole.full_tensor()
             PULSE.beat()
             yield whole.cpu() if self.group.first else None
 

@@ -64,18 +64,24 @@ def train(
     return [json.loads((directory / f"found-{rank}").read_text()) for rank in range(ranks)]
 
 
-def lead(directory: Path) -> Any:
-    """Start an attempt's leader, which forks its ranks; a process of multiprocessing."""
+def lead(directory: Path, *, failpoint: str = "") -> Any:
+    """Start an attempt's leader, which forks its ranks; a process of multiprocessing.
+
+    Args:
+        directory: the attempt's.
+        failpoint: where its ranks die.
+    """
     CONTEXT.set_forkserver_preload([*PRELOADED, __name__])
-    process = CONTEXT.Process(target=_lead, args=(str(directory),))
+    process = CONTEXT.Process(target=_lead, args=(str(directory), failpoint))
     process.start()
     return process
 
 
-def _lead(directory: str) -> None:
-    import agent.trainer.preloading  # noqa: F401 - its ranks are forked from it then
+def _lead(directory: str, failpoint: str) -> None:
+    import agent.trainer.preloading  # its ranks are forked from it then
     from agent.trainer.__main__ import main
 
+    agent.failpoints._ARMED = frozenset(filter(None, [failpoint]))
     place = Path(directory) / "logs"
     place.mkdir(exist_ok=True)
     log = os.open(place / "rank-0.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

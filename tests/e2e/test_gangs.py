@@ -72,14 +72,14 @@ def request(job_id: str, model: Path, folder: Path, *, gpus: int) -> HttpBody:
     return HttpBody(content_type="application/json", data=json.dumps(document).encode())
 
 
-async def reached(jobs, job_id: str, state: int):
+async def reached(jobs, job_id: str, state: int, *, seconds: float = 180):
     async def there():
         job = await jobs.GetJob(service.GetJobRequest(job_id=job_id))
         if job.state in {State.FAILED, State.SUCCEEDED} and job.state != state:
             pytest.fail(f"{job.state} {job.reason} {job.message}")
         return job if job.state == state else None
 
-    return await eventually(there, deadline_seconds=180)
+    return await eventually(there, deadline_seconds=seconds)
 
 
 def rank(directory: Path, number: int) -> psutil.Process:

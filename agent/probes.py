@@ -1,9 +1,10 @@
 """Answers the control plane's question whether a job's model can be had here, before a device is charged for it.
 
-    link ─ take ─► queue ─► some workers ─► a child each, 10 s ─► answer
+    link ─ take ─► queue ─► some workers ─► a child each ─► answer, 10 s after the question came
 
 Never in the way of anything: more than a few questions at once wait a little, many more are not looked at, and none of
-it touches an attempt.
+it touches an attempt. The time that one waits counts: who asks hears something before it gives up (12 s), and what it
+gave up is not looked at in the place of what it still wants to know.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _log = structlog.get_logger()
 WORKERS = 4
 WAITING = 32
 PROBE_SECONDS = 10.0
+_LEAST_SECONDS = 2.0
+"""A look that has less is not begun: a child takes most of that to start."""
 _FACTS_BYTES = 200_000
 
 
@@ -45,14 +48,14 @@ class Probes:
     def __init__(self, fetcher: Fetcher, sealing_key: SealingKey) -> None:
         self._fetcher = fetcher
         self._sealing_key = sealing_key
-        self._waiting: asyncio.Queue[tuple[bytes, Answer]] = asyncio.Queue(maxsize=WAITING)
+        self._waiting: asyncio.Queue[tuple[bytes, Answer, float]] = asyncio.Queue(maxsize=WAITING)
 
     def take(self, sealed: bytes, answer: Answer) -> None:
         """Look into it soon; a question too many is dropped, for no answer means nothing."""
         if self._waiting.full():
             _log.info("probe not looked at", reason="too many at once")
             return
-        self._waiting.put_nowait((sealed, answer))
+        self._waiting.put_nowait((sealed, answer, asyncio.get_running_loop().time() + PROBE_SECONDS))
 
     async def run(self) -> None:
         """Answer for ever."""
@@ -62,17 +65,19 @@ class Probes:
 
     async def _work(self) -> None:
         while True:
-            sealed, answer = await self._waiting.get()
-            await answer(await self._looked(sealed))
+            sealed, answer, until = await self._waiting.get()
+            await answer(await self._looked(sealed, until))
 
-    async def _looked(self, sealed: bytes) -> ProbeAnswer:
+    async def _looked(self, sealed: bytes, until: float) -> ProbeAnswer:
         try:
             wanted = ProbeWanted(**json.loads(self._sealing_key.open(sealed)["job"]))
         except (SealError, ValueError, KeyError, TypeError):
             # Sealed to a former process of this agent's, or by a later control plane.
             return ProbeAnswer(ProbeOutcome.SKIPPED, message="the question cannot be read")
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
+            if until - asyncio.get_running_loop().time() < _LEAST_SECONDS:
+                return ProbeAnswer(ProbeOutcome.SKIPPED, message=f"too many questions at once to look within {PROBE_SECONDS:g} s")
+            async with asyncio.timeout_at(until):
                 if wanted.preflight:
                     return _preflown(await self._fetcher.preflight(wanted))
                 found = await self._fetcher.probe(wanted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from nacl.public import PublicKey, SealedBox
 
+from agent.probes import WORKERS
 from tests.integration.agent.conftest import NODE, Agent, until
 from tests.support.hub import Account, HubMirror
 from tests.support.tiny_models import write_tiny_model
@@ -53,13 +55,13 @@ async def asked(
     return await sent(control_plane, sealed)
 
 
-async def sent(control_plane: FakeControlPlane, sealed: bytes) -> probe_pb2.ProbeReply:
+async def sent(control_plane: FakeControlPlane, sealed: bytes, *, token: str = "a-token") -> probe_pb2.ProbeReply:
     answers: list[bytes] = []
 
     async def hear(message: Any) -> None:
         answers.append(message.data)
 
-    reply = subjects.answer(NODE, "a-token")
+    reply = subjects.answer(NODE, token)
     heard = await control_plane.client.subscribe(reply, cb=hear)
     request = probe_pb2.ProbeRequest(sealed=sealed).SerializeToString()
     await control_plane.client.publish(subjects.probe(NODE), request, reply=reply)
@@ -124,6 +126,22 @@ async def test_a_hub_that_is_down_says_nothing_about_the_job(
     mirror.faults.statuses = [503] * 50
     reply = await asked(control_plane)
     assert reply.outcome == OUTCOMES.SKIPPED
+
+
+async def test_a_question_that_has_waited_too_long_is_answered_without_a_look(
+    control_plane: FakeControlPlane, agent: Agent, mirror: HubMirror
+) -> None:
+    agent.start("--hub-endpoint", mirror.url)
+    mirror.faults.silent = True
+    await until(lambda: control_plane.syncs)
+    box = SealedBox(PublicKey(control_plane.syncs[-1].public_key))
+    spec = {"backend": "peft", "base_model": {"provider": "huggingface", "model_name": NAME, "revision": "main"}}
+    job = {"job_id": "j", "project": "default", "spec": spec, "secrets": {}}
+    sealed = box.encrypt(json.dumps({"job": json.dumps(job)}).encode())
+    many = [sent(control_plane, sealed, token=f"token-{number}") for number in range(WORKERS + 1)]
+    answers = await asyncio.gather(*many)
+    assert [each.outcome for each in answers] == [OUTCOMES.SKIPPED] * (WORKERS + 1)
+    assert sorted(each.message.partition(" ")[0] for each in answers) == ["no"] * WORKERS + ["too"]
 
 
 async def test_a_question_that_cannot_be_read_is_passed_over(

@@ -76,7 +76,8 @@ class Probes:
             return ProbeAnswer(ProbeOutcome.SKIPPED, message="the question cannot be read")
         try:
             if until - asyncio.get_running_loop().time() < _LEAST_SECONDS:
-                return ProbeAnswer(ProbeOutcome.SKIPPED, message=f"too many questions at once to look within {PROBE_SECONDS:g} s")
+                said = f"too many questions at once to look within {PROBE_SECONDS:g} s"
+                return ProbeAnswer(ProbeOutcome.SKIPPED, message=said)
             async with asyncio.timeout_at(until):
                 if wanted.preflight:
                     return _preflown(await self._fetcher.preflight(wanted))

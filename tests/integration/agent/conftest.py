@@ -18,6 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.fake_control_plane import FakeControlPlane, Job
 from tests.support.groups import remove_groups
 from tests.support.natsd import Natsd, natsd
+from tests.support.whole_lines import whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,7 +59,7 @@ class Agent:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = (json.loads(line) for line in self.log.splitlines() if line.startswith("{"))
+        lines = (json.loads(line) for line in whole_lines(self.log_path) if line.startswith("{"))
         return [line for line in lines if line["event"] == name]
 
     def kill(self) -> None:

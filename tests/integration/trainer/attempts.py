@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.trainer.__main__ import attend
 from agent.trainer.reports import Reports
+from tests.support.whole_lines import whole_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +66,7 @@ class Attempt:
     @property
     def reports(self) -> list[dict[str, Any]]:
         """Every report that is JSON."""
-        return [json.loads(line) for line in (self.directory / "reports.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.directory / "reports.jsonl")]
 
     def said(self, kind: str) -> list[dict[str, Any]]:
         return [report for report in self.reports if report["kind"] == kind]

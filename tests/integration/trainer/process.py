@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.support.whole_lines import whole_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -40,8 +42,7 @@ class Process:
 
     @property
     def lines(self) -> list[str]:
-        path = self.directory / "reports.jsonl"
-        return path.read_text().splitlines() if path.exists() else []
+        return whole_lines(self.directory / "reports.jsonl")
 
     def kinds(self) -> list[str]:
         return [json.loads(line)["kind"] for line in self.lines]

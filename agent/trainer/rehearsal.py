@@ -62,7 +62,7 @@ def rehearse(assignment: Assignment, files: ModelFiles, reports: Reports) -> Non
         bare = shapes(files, weights_dtype(customization)) if experts.expert_parameters(base) else None
     situation = Situation(base, targets, MANY_STEPS, str(files.directory))
     model = _adapt(customization, situation, assignment.model.name)
-    _tell_of_ranks(model, reports)
+    _judge_ranks(customization, model, reports)
     if bare is not None:
         modules, parameters = _adapted(model)
         experts.require_treatable(customization, bare, parameters)
@@ -70,19 +70,30 @@ def rehearse(assignment: Assignment, files: ModelFiles, reports: Reports) -> Non
             reports.warning(reason, message)
 
 
-def _tell_of_ranks(model: Any, reports: Reports) -> None:
-    """A delta has no more ranks than its layer is wide: what is above takes memory and learns nothing more."""
+def _judge_ranks(customization: Customization, model: Any, reports: Reports) -> None:
+    """A delta has no more ranks than its layer is wide: what is above takes memory and learns nothing more.
+
+    Raises:
+        ConfigInvalid: it would begin as so many parts of the base weights, which have not so many: PEFT makes another
+            adapter of it than it says, that is found out when it is to be published.
+    """
     modules: list[tuple[str, Any]] = list(model.named_modules()) if model is not None else []
     layers = [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
     widths = [(_width(module), max(module.r.values()), name) for name, module in layers]
     wide = [(width, rank, name) for width, rank, name in widths if rank > width]
     if wide:
         width, rank, name = wide[0]
-        reports.warning(
-            "RANK_ABOVE_WIDTH",
+        said = (
             f"customization.rank: {rank} is more than {width}, the width of {name.removeprefix('base_model.model.')} "
-            f"({len(wide)} of {len(widths)} layers are narrower than that): lower it, for nothing more is learnt so",
+            f"({len(wide)} of {len(widths)} layers are narrower than that): "
         )
+        if customization.adapter.moves_base:
+            least = min(width for width, _, _ in wide)
+            raise ConfigInvalid(
+                f"{said}init_lora_weights `{customization.adapter.initialisation}` takes as many parts out of a "
+                f"weight; lower it to {least} at most, or begin otherwise"
+            )
+        reports.warning("RANK_ABOVE_WIDTH", f"{said}lower it, for nothing more is learnt so")
 
 
 def _width(layer: Any) -> int:

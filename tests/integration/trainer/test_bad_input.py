@@ -149,6 +149,21 @@ def test_a_rank_that_no_layer_is_as_wide_as_is_told(attempt: Attempt):
     )
 
 
+@pytest.mark.parametrize("beginning", ["pissa", "olora"])
+def test_a_rank_that_an_adapter_cannot_begin_with_is_refused_before_it_is_trained(attempt: Attempt, beginning: str):
+    attempt.assign(
+        customization={"rank": 40, "peft": {"config": {"init_lora_weights": beginning}}},
+        tuning_parameters={"max_steps": 1},
+    )
+    reason, message = failed_with(attempt)
+    assert reason == "CONFIG_INVALID"
+    assert message.startswith("customization.rank: 40 is more than 24, the width of model.layers.0.self_attn.v_proj ")
+    assert message.endswith(
+        f"`{beginning}` takes as many parts out of a weight; lower it to 24 at most, or begin otherwise"
+    )
+    assert not attempt.said("progress")
+
+
 # Datasets
 
 

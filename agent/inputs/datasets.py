@@ -139,7 +139,9 @@ def blamed(error: OSError | UnsupportedURIError, access: Access, *, missing: str
     if access.field not in words and access.role_field not in words:
         words = f"{access.field}: {words}"
     if is_disk_full(error):
-        return InputError(DISK_FULL, f"{access.field}: the node's disk is full")
+        return InputError(
+            DISK_FULL, f"{access.field}: the node's disk is full: free some, or give the agent a larger data_dir"
+        )
     if isinstance(error, BucketNotFoundError):
         return InputError(BUCKET_NOT_FOUND, words)
     if isinstance(error, FileNotFoundError):

@@ -87,7 +87,9 @@ class Download:
             self._bring(target, expects)
         except (http.client.HTTPException, OSError) as error:
             if is_disk_full(error):
-                raise InputError(DISK_FULL, f"{self.field}: the node's disk is full") from error
+                raise InputError(
+                    DISK_FULL, f"{self.field}: the node's disk is full: free some, or give the agent a larger data_dir"
+                ) from error
             raise self._unavailable(getattr(error, "strerror", None) or type(error).__name__) from error
 
     def beginning(self, size_bytes: int) -> Beginning:

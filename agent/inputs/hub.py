@@ -339,7 +339,11 @@ class Hub:
 
     def _unavailable(self, error: BaseException, said: str = "") -> InputError:
         if is_disk_full(error):
-            return InputError(DISK_FULL, f"{self.subject.name}: the node's disk for what the hub has is full")
+            return InputError(
+                DISK_FULL,
+                f"{self.subject.name}: the node's disk for what the hub has is full: free some, or give the agent a "
+                "larger data_dir",
+            )
         why = said or type(error).__name__
         return InputError(HUB_UNAVAILABLE, f"{self.subject.name}: the hub {self.endpoint} does not serve: {why}")
 

@@ -36,6 +36,9 @@ FAILURES = (
 )
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidTokenId"}
+#: Answers to a key that is wrong, and not to one that may not: no permission mends them.
+_WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId", "UnrecognizedClientException"}
+_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -126,6 +129,8 @@ def _of_role(error: boto.ClientError, place: Place) -> StorageError:
     said = _said(error)
     if _status(error) >= 500 or _code(error) in _PASSING:
         return StorageError(f"{place.access.role_field}: {place.access.role_arn} cannot be assumed now: {said}")
+    if remedy := _of_own_key(error):
+        return StorageDeniedError(f"{place.access.role_field}: {place.access.role_arn}: {said}: {remedy}")
     return StorageDeniedError(
         f"{place.access.role_field}: {place.access.role_arn}: {said}: let the agent's own identity assume this role "
         "(sts:AssumeRole, in the role's trust policy too), or name another"
@@ -144,12 +149,29 @@ def _of_answer(error: boto.ClientError, place: Place) -> StorageError:
     if code == "NoSuchKey" or status == 404:
         return ObjectNotFoundError(f"{field}: {place} does not exist: {said}")
     if status in {401, 403} or code in _EXPIRED or code in {"AccessDenied", "InvalidAccessKeyId"}:
-        need = _PERMISSIONS.get(error.operation_name, "s3:PutObject")
-        otherwise = "" if place.access.role_arn else f", or name a role that may in {place.access.role_field}"
-        return StorageDeniedError(f"{field}: {place}: {said}: allow {need} there to {place.identity}{otherwise}")
+        return StorageDeniedError(f"{field}: {place}: {said}: {_of_own_key(error) or _permission(error, place)}")
     if status in {301, 307, 400, 405, 411, 413, 414, 501}:
         return StorageMisusedError(f"{field}: {place}: {said}")
     return StorageError(f"{field}: {place}: {said}")
+
+
+def _permission(error: boto.ClientError, place: Place) -> str:
+    """What helps where the credentials are right and may not do it."""
+    need = _PERMISSIONS.get(error.operation_name, "s3:PutObject")
+    otherwise = "" if place.access.role_arn else f", or name a role that may in {place.access.role_field}"
+    return f"allow {need} there to {place.identity}{otherwise}"
+
+
+def _of_own_key(error: boto.ClientError) -> str:
+    """What helps where it is the credentials themselves that are refused, or the time that they were used at."""
+    code = _code(error)
+    if code in _CLOCK:
+        return "set the clock of the agent's host"
+    if code in _EXPIRED:
+        return "the agent's credentials have expired: renew AWS_SESSION_TOKEN and its key, or give its host a role"
+    if code in _WRONG_KEY:
+        return "the agent's AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not those of this store: correct them"
+    return ""
 
 
 def _cause(error: Exception) -> Exception:

@@ -46,10 +46,10 @@ def from_os_error(error: OSError, *, what: str) -> UploadError:
     """The upload error that an operating system's or a storage's error amounts to; `what`: what was being done."""
     if isinstance(error, StorageError):
         return UploadError(_REASONS.get(type(error), STORAGE_UNAVAILABLE), str(error))
-    reason = STORAGE_UNAVAILABLE
+    reason, remedy = STORAGE_UNAVAILABLE, ""
     if error.errno in _DENIED:
-        reason = STORAGE_DENIED
+        reason, remedy = STORAGE_DENIED, ": let the agent's user write there, or name another place"
     elif error.errno in _FULL:
-        reason = DISK_FULL
+        reason, remedy = DISK_FULL, ": free some room there, or name another place"
     place = f" ({error.filename})" if error.filename else ""
-    return UploadError(reason, f"{what}: {error.strerror or error}{place}")
+    return UploadError(reason, f"{what}: {error.strerror or error}{place}{remedy}")

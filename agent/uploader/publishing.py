@@ -65,7 +65,7 @@ def stage(output: Output, directory: Path) -> str:
         made = Manifest(output.uid, output.job_id, output.attempt, tuple(files))
         output.storage.put_bytes(f"{output.staging}/{manifest.NAME}", made.to_json())
     except OSError as error:
-        raise from_os_error(error, what=f"staging below {output.uri}") from error
+        raise from_os_error(error, what=f"artifacts.output_uri: staging below {output.uri}") from error
     return made.digest
 
 
@@ -79,7 +79,7 @@ def check(output: Output) -> None:
         _refuse_foreign(output)
         check_writable(output.storage, below=output.staging)
     except OSError as error:
-        raise from_os_error(error, what=f"writing below {output.uri}") from error
+        raise from_os_error(error, what=f"artifacts.output_uri: writing below {output.uri}") from error
 
 
 def look(output: Output) -> None:
@@ -92,7 +92,7 @@ def look(output: Output) -> None:
         _refuse_foreign(output)
         check_writable(output.storage)
     except OSError as error:
-        raise from_os_error(error, what=f"writing below {output.uri}") from error
+        raise from_os_error(error, what=f"artifacts.output_uri: writing below {output.uri}") from error
 
 
 def publish(output: Output, digest: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def publish(output: Output, digest: str) -> dict[str, Any]:
         output.storage.remove_below(output.staging)
         output.storage.remove_below(f"{manifest.CHECKPOINTS}/{output.uid}")
     except OSError as error:
-        raise from_os_error(error, what=f"publishing to {output.uri}") from error
+        raise from_os_error(error, what=f"artifacts.output_uri: publishing to {output.uri}") from error
     return {"output_uri": output.uri, "manifest_digest": digest, "artifacts": granted.artifacts()}
 
 

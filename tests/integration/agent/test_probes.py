@@ -216,6 +216,8 @@ async def test_each_thing_that_is_wrong_is_told_of_its_own_check(
     assert found["datasets[0]"][1] == "DATASET_INVALID"
     assert "row 1 of" in found["datasets[0]"][2]
     assert found["output"][1] == "STORAGE_DENIED"
+    assert found["output"][2].startswith(f"artifacts.output_uri: writing below file://{tmp_path}/file/out/: ")
+    assert found["output"][2].endswith(": let the agent's user write there, or name another place")
 
 
 @pytest.mark.usefixtures("safe_model")

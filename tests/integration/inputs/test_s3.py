@@ -238,3 +238,22 @@ def test_a_prefix_without_a_model_that_loads_is_refused(store, job, call):
     store.put("s3://bucket/models/tiny/pytorch_model.bin", b"pickled")
     refused = refusal(call, job({"base_model": weights}))
     assert refused.reason == "MODEL_FORMAT_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("call", [lambda wanted: fetch(wanted, Told()), probe], ids=["fetch", "probe"])
+@pytest.mark.parametrize(
+    ("model", "refused", "reason", "words"),
+    [
+        ("s3://no-such-bucket/tiny/", None, "BUCKET_NOT_FOUND", "bucket 'no-such-bucket' does not exist"),
+        ("s3://bucket/models/tiny/", ("AccessDenied", 403), "STORAGE_DENIED", "allow s3:ListBucket there to the agent"),
+        ("s3://bucket/models/tiny/", ("InvalidAccessKeyId", 403), "STORAGE_DENIED", "correct them"),
+        ("s3://bucket/models/tiny/", ("ExpiredToken", 400), "STORAGE_DENIED", "the agent's credentials have expired"),
+    ],
+)
+def test_a_model_that_may_not_be_read_says_what_would_help(store, job, call, model, refused, reason, words):
+    if refused:
+        store.door.refuse("ListObjectsV2", code=refused[0], status=refused[1])
+    said = refusal(call, job({"base_model": {"provider": "s3", "model_name": model}}))
+    assert (said.reason, said.lasting) == (reason, True)
+    assert str(said).startswith("base_model.model_name: ")
+    assert words in str(said)

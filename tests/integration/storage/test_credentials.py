@@ -87,6 +87,28 @@ def test_credentials_that_stay_expired_are_told_in_words(store: Aws) -> None:
     assert expired.done == 3
 
 
+@pytest.mark.parametrize(
+    ("operation", "code", "status", "remedy"),
+    [
+        ("PutObject", "InvalidAccessKeyId", 403, "are not those of this store: correct them"),
+        ("PutObject", "SignatureDoesNotMatch", 403, "are not those of this store: correct them"),
+        ("PutObject", "ExpiredToken", 400, "the agent's credentials have expired: renew AWS_SESSION_TOKEN"),
+        ("PutObject", "RequestTimeTooSkewed", 403, "set the clock of the agent's host"),
+        ("AssumeRole", "InvalidClientTokenId", 403, "are not those of this store: correct them"),
+        ("AssumeRole", "SignatureDoesNotMatch", 403, "are not those of this store: correct them"),
+    ],
+)
+def test_credentials_that_are_wrong_ask_for_no_permission(
+    store: Aws, operation: str, code: str, status: int, remedy: str
+) -> None:
+    store.door.refuse(operation, code=code, status=status)
+    with pytest.raises(StorageDeniedError) as told:
+        place(store, role_arn=ROLE if operation == "AssumeRole" else None).put_bytes("x", b"1")
+    assert remedy in str(told.value)
+    assert "allow s3:" not in str(told.value)
+    assert "sts:AssumeRole" not in str(told.value)
+
+
 @pytest.mark.parametrize("field", ["artifacts.output_uri", "artifacts.log_uri", "datasets[0].source"])
 def test_a_role_that_may_not_be_assumed_is_named_with_its_field(store: Aws, field: str) -> None:
     refused = store.door.refuse("AssumeRole", code="AccessDenied", status=403)

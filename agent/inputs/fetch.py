@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.inputs import choice, models, stored_models
+from agent.inputs.cache import Entry, ModelCache
 from agent.inputs.datasets import fetch_datasets
 from agent.inputs.https import Download
 from agent.inputs.models import MODEL_NAME, Model, ModelWanted, Place
@@ -115,25 +117,47 @@ def _model(job: FetchJob, inputs: Path, teller: Teller) -> Model:
         found = Model(models.local_directory(wanted, job.settings), wanted.name, "")
     else:
         found = models.from_hub(job.hub(), wanted, job.settings, place)
-    return _with_weights(job, wanted, found, inputs, teller) if wanted.weights_url else found
+    return _with_weights(job, wanted, found, inputs, place) if wanted.weights_url else found
 
 
-def _with_weights(job: FetchJob, wanted: ModelWanted, beside: Model, inputs: Path, teller: Teller) -> Model:
-    """Configuration and tokenizer from one place, the weights by https, in one directory."""
-    target = inputs / "model"
-    target.mkdir(exist_ok=True)
+def _with_weights(job: FetchJob, wanted: ModelWanted, beside: Model, inputs: Path, place: Place) -> Model:
+    """Configuration and tokenizer from one place, the weights by https, in one directory.
+
+    It is kept for other jobs where the server tells one content of the weights from another, by an ETag.
+    """
+    settings = job.settings
+    download = Download(
+        wanted.weights_url,
+        _WEIGHTS_URL,
+        limit_bytes=settings.cache_bytes,
+        rules=OutboundRules.of(hosts=settings.allowed_hosts, networks=settings.allowed_networks),
+        ca_bundle=settings.ca_bundle,
+    )
     names = [path.name for path in beside.path.iterdir() if path.is_file()]
-    for name in choice.beside(wanted.name, names, field=MODEL_NAME):
-        shutil.copyfile(beside.path / name, target / name)
-    weights = target / choice.WEIGHTS
-    if not weights.exists():
-        settings = job.settings
-        download = Download(
-            wanted.weights_url,
-            _WEIGHTS_URL,
-            limit_bytes=settings.cache_bytes,
-            rules=OutboundRules.of(hosts=settings.allowed_hosts, networks=settings.allowed_networks),
-            ca_bundle=settings.ca_bundle,
-        )
-        download.into(weights, expects=lambda size: teller.expects(target, size))
-    return Model(target, beside.name, beside.commit)
+    small = choice.beside(wanted.name, names, field=MODEL_NAME)
+    tag, size = download.look()
+    if size > settings.cache_bytes:
+        tag = ""  # refused below, in words
+
+    def fill(directory: Path) -> None:
+        for name in small:
+            shutil.copyfile(beside.path / name, directory / name)
+        if not (directory / choice.WEIGHTS).exists():
+            replace(download, tag=tag).into(
+                directory / choice.WEIGHTS, expects=lambda size: place.expects(directory, size)
+            )
+
+    if not tag:
+        target = inputs / "model"
+        target.mkdir(exist_ok=True)
+        fill(target)
+        return Model(target, beside.name, beside.commit)
+    # Its query may hold a signature, and is in no name for that.
+    url = sha256(wanted.weights_url.encode()).hexdigest()[:16]
+    content = sha256(f"{tag} {size}".encode())
+    for name in small:
+        content.update(f" {name} {sha256((beside.path / name).read_bytes()).hexdigest()}".encode())
+    entry = Entry(Path(settings.cache_dir), job.project, f"https--{url}", content.hexdigest()[:40])
+    cache = ModelCache(Path(settings.cache_dir), limit_bytes=settings.cache_bytes)
+    path = cache.obtain(entry, size, user=place.attempt, fill=fill, waiting=place.waiting)
+    return Model(path, beside.name, beside.commit)

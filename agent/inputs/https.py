@@ -64,7 +64,21 @@ class Download:
         rules: which addresses may be reached beside the public internet.
         ca_bundle: PEM file of authorities to trust beside the system's.
         missing: the reason where nothing is there.
+        tag: the ETag of the content that is wanted; empty: any.
     """
+
+    def look(self) -> tuple[str, int]:
+        """The content's ETag, empty where there is none that tells every content from another, and its size.
+
+        Raises:
+            InputError: as below.
+        """
+        try:
+            with self._opened({}) as answer:
+                tag = answer.headers.get("etag") or ""
+                return "" if tag.startswith("W/") else tag, self._length(answer)
+        except (http.client.HTTPException, OSError) as error:
+            raise self._unavailable(getattr(error, "strerror", None) or type(error).__name__) from error
 
     url: str
     field: str
@@ -72,6 +86,7 @@ class Download:
     rules: OutboundRules
     ca_bundle: str | None = None
     missing: str = MODEL_NOT_FOUND
+    tag: str = ""
 
     def into(self, target: Path, *, expects: Callable[[int], None]) -> None:
         """Bring it into a file, going on where a former download of the same content was cut off.
@@ -119,6 +134,8 @@ class Download:
             if answer.status == _RANGE_NOT_SATISFIABLE:  # more is here than there is
                 part.unlink()
                 raise self._unavailable("it is another content than it was")
+            if self.tag and answer.headers.get("etag") != self.tag:
+                raise self._unavailable("it was replaced while it was fetched")
             first = begun if answer.status == 206 else 0
             size = first + self._length(answer)
             if size > self.limit_bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from agent.inputs import choice, models
+from agent.inputs import choice, models, stored_models
 from agent.inputs.cache import Entry
 from agent.inputs.datasets import blamed
 from agent.inputs.failures import (
@@ -29,7 +29,7 @@ from agent.inputs.failures import (
 from agent.inputs.https import Beginning, Download
 from agent.inputs.hub import a_dataset
 from agent.inputs.models import MODEL_NAME, ModelWanted
-from agent.storage import UnsupportedURIError, open_object, open_storage
+from agent.storage import UnsupportedURIError, open_object
 from agent.storage.access import Access, session_name
 from trainplane.addresses import OutboundRules
 
@@ -106,14 +106,13 @@ def in_directory(directory: Path) -> ModelSeen:
 
 def _in_s3(job: FetchJob, prefix: str, field: str) -> ModelSeen:
     access = job.access(field)
+    there = stored_models.look(prefix, access)
+    entry = there.entry(job.settings, job.project)
+    sizes = {name: size for name, (size, _) in there.files.items()}
     try:
-        storage = open_storage(f"{prefix}/", access)
-        names = [name for name in storage.names() if "/" not in name]
-        if not names:
-            raise InputError(MODEL_NOT_FOUND, f"{field}: there is nothing below {prefix}/")
-        chosen = choice.model_files(f"{prefix}/", names, field=field)
-        sizes = {name: storage.size(name) for name in chosen}
-        return _seen(sizes, lambda name, size: _from_storage(storage, name, size), here=False)
+        if entry.complete.exists():
+            return _seen(sizes, lambda name, size: _first(entry.directory / name, size), here=True)
+        return _seen(sizes, lambda name, size: _from_storage(there.storage, name, size), here=False)
     except (OSError, UnsupportedURIError) as error:
         raise blamed(error, access, missing=MODEL_NOT_FOUND) from error
 

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -205,11 +206,66 @@ def test_weights_by_https_join_the_hubs_configuration_and_tokenizer(
     told = Told()
     model = fetch(job({"base_model": base_model}, settings=trusting), told)["inputs"]["model"]
     assert (model["name"], model["commit"]) == ("owner/name", commit)
-    path = job({}).directory / "inputs" / "model"
+    path = Path(model["path"])
+    assert path.is_relative_to(settings.cache_dir)
     assert (path / "model.safetensors").read_bytes() == WEIGHTS
     assert sorted(each.name for each in path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert mirror.bodies() == 0
     assert told.expected[-1] == len(WEIGHTS)
+
+
+@pytest.fixture
+def by_https(job, settings, mirror, directory, site, certificate, tmp_path):
+    """Fetches weights by https as another job each time; the model, and how many contents were read to their end."""
+    mirror.serve("owner/name", directory)
+    trusting = replace(settings, ca_bundle=str(certificate / "pem"), allowed_hosts=("localhost",))
+    base_model = {"provider": "huggingface", "model_name": "owner/name", "weights_url": f"{site.url}/w.safetensors"}
+
+    def fetched(number):
+        attempt = tmp_path / "attempts" / f"JOB.{number}"
+        attempt.mkdir(exist_ok=True)
+        told = Told()
+        model = fetch(job({"base_model": base_model}, settings=trusting, directory=attempt), told)["inputs"]["model"]
+        return Path(model["path"]), told.expected.count(len(WEIGHTS))
+
+    return fetched
+
+
+def test_weights_by_https_come_once_for_all_jobs_while_their_etag_is_the_same(by_https, site, settings):
+    path, downloads = by_https(2)
+    assert (path.is_relative_to(settings.cache_dir), downloads) == (True, 1)
+    assert by_https(3) == (path, 0)
+    site.etag = '"v2"'
+    other, downloads = by_https(4)
+    assert (other != path, downloads) == (True, 1)
+
+
+def test_weights_by_https_with_another_tokenizer_are_another_model(by_https, mirror, directory):
+    path, _ = by_https(2)
+    (directory / "tokenizer.json").write_text('{"other": 1}')
+    mirror.repositories["owner/name"].commit(directory)
+    other, downloads = by_https(3)
+    assert ((other / "tokenizer.json").read_text(), downloads) == ('{"other": 1}', 1)
+    assert other != path
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"v1"'])
+def test_weights_whose_server_does_not_tell_contents_apart_come_for_each_attempt(by_https, site, settings, etag):
+    site.etag = etag
+    path, downloads = by_https(2)
+    assert (path.is_relative_to(settings.cache_dir), downloads) == (False, 1)
+    assert by_https(3)[1] == 1
+
+
+def test_weights_that_are_replaced_between_the_look_and_the_download_do_not_pass_for_what_they_were(
+    download, site, tmp_path
+):
+    tag, size = download.look()
+    assert (tag, size) == ('"v1"', len(WEIGHTS))
+    site.etag = '"v2"'
+    refused = refusal(replace(download, tag=tag), tmp_path / "w")
+    assert (refused.reason, refused.lasting) == ("STORAGE_UNAVAILABLE", False)
+    assert "replaced" in str(refused)
 
 
 def test_a_dataset_by_https_keeps_its_suffix_and_passes_the_outbound_rules(job, settings, site, certificate):

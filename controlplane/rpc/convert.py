@@ -23,7 +23,6 @@ from trainplane.v1 import (
     node_pb2,
     preflight_pb2,
 )
-from trainplane.v1.training_spec_pb2 import TrainingSpec
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -106,11 +105,6 @@ def _plain_value(value: Any) -> Any:
             return [_plain_value(item) for item in value.list_value.values]
         case _:
             return None
-
-
-def spec_message(fields: dict[str, Any]) -> TrainingSpec:
-    """The inverse of `spec_fields`, for checked fields."""
-    return TrainingSpec(**fields)
 
 
 def progress_message(progress: Progress) -> job_pb2.Progress:

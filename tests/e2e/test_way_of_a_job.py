@@ -202,10 +202,9 @@ async def test_lists_page_newest_first_and_filter_by_state_and_label(stack, tmp_
 
 
 async def test_the_typed_door_takes_the_same_spec_and_validates_without_storing(stack):
-    from controlplane.rpc.convert import spec_message
     from trainplane.v1.training_spec_pb2 import TrainingSpec
 
-    spec = spec_message(mock_spec("way-typed", Path("/tmp/typed")))
+    spec = TrainingSpec(**mock_spec("way-typed", Path("/tmp/typed")))
     async with stubs(stack.address) as (jobs, _):
         preview = await jobs.CreateJob(service.CreateJobRequest(spec=spec, validate_only=True))
         assert preview.effective_spec.tuning_parameters.learning_rate == pytest.approx(2e-4)

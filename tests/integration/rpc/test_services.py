@@ -17,7 +17,7 @@ from controlplane.domain.job import Progress
 from controlplane.engine.ports import StoreUnavailable
 from controlplane.engine.preparing import Asked
 from controlplane.engine.watches import Watches
-from controlplane.rpc.convert import spec_fields, spec_message
+from controlplane.rpc.convert import spec_fields
 from controlplane.rpc.pages import token
 from controlplane.rpc.server import READINESS, Patience, PortTaken
 from tests.support.eventually import eventually
@@ -153,12 +153,12 @@ async def test_a_job_that_cannot_be_is_not_found_by_any_call(tmp_path, name):
 async def test_both_doors_store_the_same_job_and_the_key_names_it(tmp_path):
     async with world(tmp_path) as here, calling(here) as (jobs, _):
         made = await jobs.SubmitTraining(body(spec("j")))
-        typed = await jobs.CreateJob(service.CreateJobRequest(spec=spec_message(spec("j"))))
+        typed = await jobs.CreateJob(service.CreateJobRequest(spec=TrainingSpec(**spec("j"))))
         assert typed.uid == made.uid
         nameless = spec()
         keyed = await jobs.SubmitTraining(body(nameless), metadata=[("idempotency-key", "key-1")])
         assert keyed.job_id == "key-1"
-        again = service.CreateJobRequest(spec=spec_message(nameless))
+        again = service.CreateJobRequest(spec=TrainingSpec(**nameless))
         assert (await jobs.CreateJob(again, metadata=[("idempotency-key", "key-1")])).uid == keyed.uid
         bad = jobs.SubmitTraining(body(spec()), metadata=[("idempotency-key", "no spaces")])
         assert await code(bad) == "INVALID_ARGUMENT"
@@ -192,7 +192,7 @@ async def test_the_signing_secret_stands_in_answers_to_submits_with_a_listener_o
 
 async def test_numbers_that_are_none_are_violations_at_the_typed_door(tmp_path):
     async with world(tmp_path) as here, calling(here) as (jobs, _):
-        made = spec_message(spec("j"))
+        made = TrainingSpec(**spec("j"))
         made.tuning_parameters.learning_rate = float("nan")
         made.backend_options["x"] = float("inf")
         assert await code(jobs.CreateJob(service.CreateJobRequest(spec=made))) == "INVALID_ARGUMENT"

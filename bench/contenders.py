@@ -26,6 +26,7 @@ RANK = 16
 LEARNING_RATE = 2e-4
 WARM_UP_STEPS = 1
 SEED = 1
+_DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 #: More than there will be: contenders are ended by their stdin.
 MOST_STEPS = 500
 
@@ -44,6 +45,8 @@ class Case:
     packed: bool
     pass_rows: int
     """Rows of a pass, for the contenders that have to be told."""
+    precision: str = "bf16"
+    """Or fp32."""
     checkpointing: bool = False
     """TRL's default, and nobody else's."""
 
@@ -129,7 +132,7 @@ def ours(case: Case, pace: Pace) -> None:
     }
     spec = {
         "base_model": {"provider": "local", "model_name": case.model},
-        "customization": {"method": "lora", "rank": RANK, "precision": "bf16"},
+        "customization": {"method": "lora", "rank": RANK, "precision": case.precision},
         "datasets": [{"source": Path(case.rows).as_uri()}],
         "tuning_parameters": tuning,
     }
@@ -162,7 +165,8 @@ def trl(case: Case, pace: Pace) -> None:
     arguments = SFTConfig(
         use_cpu=True,
         output_dir=str(Path(case.rows).with_suffix(".trl")),
-        model_init_kwargs={"dtype": "bfloat16"},
+        model_init_kwargs={"dtype": _DTYPES[case.precision]},
+        bf16=case.precision == "bf16",
         per_device_train_batch_size=case.pass_rows,
         gradient_accumulation_steps=1 if case.packed else case.passes,
         gradient_checkpointing=case.checkpointing,
@@ -197,7 +201,7 @@ def bare(case: Case, pace: Pace) -> None:
     texts = [json.loads(line)["text"] for line in Path(case.rows).read_text().splitlines()]
     documents = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
     config = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.bfloat16), config)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(case.model, dtype=_DTYPES[case.precision]), config)
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
@@ -207,7 +211,7 @@ def bare(case: Case, pace: Pace) -> None:
             ids, targets, positions = (
                 torch.tensor(table) for table in _table(batch[start : start + case.pass_rows], pad=0)
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=case.precision == "bf16"):
                 # Positions without a mask keep packed documents apart; without packing they are what they would be.
                 logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
             loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")

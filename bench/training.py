@@ -4,7 +4,7 @@
 
 The model is real (SmolLM2-135M), because what a step spends outside of its matrices is what differs between trainers.
 TRL recomputes activations unless told not to. It is told not to, as ours and the loop do not, except where packing is
-measured: there its own default stands beside it.
+measured: there its own default stands beside it. What is computed in is bf16, and fp32 on a CPU that has no bf16.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measure(directory: Path) -> Iterator[Line]:
     mixed = [max(_SHORTEST, min(LENGTH, round(draws.lognormvariate(_MU, _SIGMA)))) for _ in range(ROWS)]
     equal_rows = _write_rows(directory / "equal.jsonl", model, [LENGTH] * ROWS)
     mixed_rows = _write_rows(directory / "mixed.jsonl", model, mixed)
-    equal = Case(str(model), equal_rows, LENGTH, EQUAL, packed=False, pass_rows=EQUAL)
+    equal = Case(str(model), equal_rows, LENGTH, EQUAL, packed=False, pass_rows=EQUAL, precision=_precision())
     unpacked = replace(equal, rows=mixed_rows, examples=MIXED, pass_rows=MIXED)
     packed = replace(unpacked, packed=True, pass_rows=EQUAL)
     lengths = f"{_SHORTEST} to {LENGTH} tokens"
@@ -95,7 +95,7 @@ def _lines(what: str, case: Case) -> list[Line]:
     return [
         Line(
             NAME,
-            f"SmolLM2-135M, LoRA of rank 16 on all linear layers, bf16, {what}: real tokens a second",
+            f"SmolLM2-135M, LoRA of rank 16 on all linear layers, {case.precision}, {what}: real tokens a second",
             ours.text(),
             f"at least {limit:g} of the reference's",
             passed=ours.speed >= limit * taken[name].speed,
@@ -104,6 +104,12 @@ def _lines(what: str, case: Case) -> list[Line]:
         )
         for name, called, limit in against
     ]
+
+
+def _precision() -> str:
+    from agent.trainer.device import computes_bf16
+
+    return "bf16" if computes_bf16() else "fp32"
 
 
 def _race(contenders: dict[str, tuple[str, Case]]) -> dict[str, _Taken]:

@@ -54,6 +54,11 @@ class Device:
         return torch.cuda.max_memory_allocated(self.torch_device) if self.torch_device.type == "cuda" else 0
 
 
+def computes_bf16() -> bool:
+    """Whether this machine's CPU has arithmetic of bf16: where it has not, fp32 is several times as fast."""
+    return torch.backends.cpu.get_cpu_capability() not in _WITHOUT_BF16
+
+
 def choose(precision: str, *, wants_gpu: bool, compute_type: str = "") -> Device:
     """The GPU that the job was given, else the CPU.
 
@@ -75,7 +80,7 @@ def choose(precision: str, *, wants_gpu: bool, compute_type: str = "") -> Device
 
 def _found(precision: str, *, wants_gpu: bool) -> tuple[Device, Arithmetic]:
     if not wants_gpu:
-        if precision == "bf16" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16:
+        if precision == "bf16" and not computes_bf16():
             log.warning("customization.precision: this CPU has no bf16 arithmetic; fp32 is several times as fast on it")
         name = _cpu_name()
         return Device(torch.device("cpu"), name, CPU_COST), Arithmetic(name, on_gpu=False, bf16=True)

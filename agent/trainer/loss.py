@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agent.trainer.data.batches import collate
-from agent.trainer.data.order import halved, micro_batches
+from agent.trainer.data.batches import collate_rows
+from agent.trainer.data.order import halved, plan
 from agent.trainer.entropy import summed_cross_entropy
 from agent.trainer.failures import OutOfGpuMemory
 from agent.trainer.group import ALONE
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.trainer.data.batches import MicroBatch
-    from agent.trainer.data.order import PassCost
+    from agent.trainer.data.order import PassCost, Plan
     from agent.trainer.data.tokens import Example
     from agent.trainer.group import Group
     from agent.trainer.model import AdaptedModel
@@ -82,18 +82,18 @@ def _within_memory(adapted: AdaptedModel, chosen: Sequence[Example], cost: PassC
     """The summed loss of examples, and the cost with as small a limit as it took."""
     lengths = [len(example) for example in chosen]
     while True:
-        made = micro_batches(lengths, cost)
+        made = plan(lengths, cost, side_by_side=adapted.attends_by_document)
         losses = [0.0] * len(made)
 
-        def one(number: int, made: Sequence[Sequence[int]] = made, losses: list[float] = losses) -> None:
-            losses[number] = _pass(adapted, [chosen[index] for index in made[number]])
+        def one(number: int, made: Plan = made, losses: list[float] = losses) -> None:
+            losses[number] = _pass(adapted, [[chosen[index] for index in row] for row in made[number]])
 
-        fit = adapted.passes.run("evaluate", len(made), one, lambda: _pass(adapted, [IDLE]))
+        fit = adapted.passes.run("evaluate", len(made), one, lambda: _pass(adapted, [[IDLE]]))
         if fit.all:
             return sum(losses), cost
         if fit.own:
             continue
-        smaller = halved(cost, [[[index] for index in group] for group in made], lengths)
+        smaller = halved(cost, made, lengths)
         if smaller is None:
             raise OutOfGpuMemory(
                 f"one example of {max(lengths)} tokens of the eval split does not fit the device's memory; lower "
@@ -103,7 +103,7 @@ def _within_memory(adapted: AdaptedModel, chosen: Sequence[Example], cost: PassC
         cost = smaller
 
 
-def _pass(adapted: AdaptedModel, examples: Sequence[Example]) -> float:
-    batch = collate(examples, pad_id=adapted.pad_id, device=adapted.device.torch_device)
+def _pass(adapted: AdaptedModel, rows: Sequence[Sequence[Example]]) -> float:
+    batch = collate_rows(rows, pad_id=adapted.pad_id, device=adapted.device.torch_device)
     PULSE.beat()
     return summed_loss(adapted, batch).item()

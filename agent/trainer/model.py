@@ -96,6 +96,8 @@ class AdaptedModel:
     """Whether gradients go through fp16, whose least number is too large for many of them."""
     sharding: Sharding | None = None
     """None: this rank has the whole model."""
+    attends_by_document: bool = False
+    """Whether examples side by side in one row cost no more than apart (`documents.py`); settled before training."""
 
     @property
     def base(self) -> Any:

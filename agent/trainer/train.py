@@ -301,8 +301,10 @@ class Trainer:
         """
         longest_row = self.tuning.max_sequence_length if self.tuning.packing else 0
         smaller = None
+        side_by_side = self.adapted.attends_by_document
         while True:
-            made = plan([len(example) for example in batch], self.cost, longest_row=longest_row)
+            lengths = [len(example) for example in batch]
+            made = plan(lengths, self.cost, longest_row=longest_row, side_by_side=side_by_side)
             total = torch.zeros((), device=self.adapted.device.torch_device)
 
             def one(number: int, made: Plan = made, total: torch.Tensor = total) -> None:

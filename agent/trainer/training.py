@@ -92,7 +92,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     assignment: Assignment, files: ModelFiles, corpus: Corpus, rank: _Rank
 ) -> None:
     """The part that needs torch."""
-    from agent.trainer import device, eva, finite, model, sharding
+    from agent.trainer import device, eva, finite, model, separation, sharding
     from agent.trainer.data.sharing import share_examples, share_portions
     from agent.trainer.exporting import Exporter
     from agent.trainer.group import join
@@ -101,7 +101,6 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     from agent.trainer.output import Output
     from agent.trainer.provenance import Finished, provenance, rank_facts
     from agent.trainer.rehearsal import rehearse
-    from agent.trainer.separation import require_separation
     from agent.trainer.train import Trainer
 
     if PRELOADING in sys.modules:
@@ -137,7 +136,7 @@ def _train(  # noqa: PLR0915 - the way of an attempt, read from top to bottom
     exporter = Exporter(assignment, files, tokenizer, corpus, reports)
     exporter.check(adapted)
     if tuning.packing:
-        require_separation(adapted)
+        adapted = separation.settle(adapted)
     model.seed_dropout(tuning.seed, rank.number)
     output = Output(rank.directory / "output", adapted, tokenizer, model.DTYPES[assignment.customization.precision])
     _log_start(corpus, adapted, schedule, group)

@@ -82,6 +82,7 @@ def peak_bytes(model: Path, case: Case, *, steps: int = 3) -> float:
     from agent.trainer.device import choose
     from agent.trainer.model_files import inspect_model
     from agent.trainer.schedule import schedule_for
+    from agent.trainer.separation import settle
     from agent.trainer.train import Trainer
 
     spec = case.spec(model)
@@ -90,6 +91,8 @@ def peak_bytes(model: Path, case: Case, *, steps: int = 3) -> float:
     assignment, device = parse(document), choose("fp32", wants_gpu=False)
     base = models.load_base(inspect_model(model, called="small"), assignment.customization, device)
     adapted = models.adapt(base, assignment, models.load_tokenizer(inspect_model(model, called="small")), device)
+    if assignment.tuning.packing:
+        adapted = settle(adapted)
     draws = np.random.default_rng(0)
     everything = np.ones(case.length, dtype=np.bool_)
     everything[0] = False

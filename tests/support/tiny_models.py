@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ CORPUS = (
 ARCHITECTURES = ("llama", "gpt2", "qwen2")
 #: A mixture of four experts, for the tests of those.
 MIXTURE = "qwen3_moe"
+#: A Gemma 3, of whose layers two in three see no further back than eight tokens.
+WINDOWED = "gemma3_text"
 
 
 def write_tiny_model(
@@ -41,7 +44,7 @@ def write_tiny_model(
         directory: where to.
         chat_template: None leaves it out.
         positions: the longest sequence.
-        architecture: one of ARCHITECTURES or MIXTURE, with 3 blocks; empty: a Llama of 2.
+        architecture: one of ARCHITECTURES, MIXTURE or WINDOWED, with 3 blocks; empty: a Llama of 2.
         tied: the head is the embeddings; GPT-2's always is.
 
     Returns:
@@ -64,11 +67,15 @@ def write_tiny_model(
 
 
 def _config(architecture: str, *, blocks: int, positions: int) -> Any:
-    from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
+    from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
     if architecture == "gpt2":
         return GPT2Config(n_embd=48, n_inner=96, n_layer=blocks, n_head=4, n_positions=positions, initializer_range=0.1)
-    kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, MIXTURE: Qwen3MoeConfig}[architecture]
+    if architecture == WINDOWED:
+        layers = ["sliding_attention", "full_attention", "sliding_attention"]
+        kind: Any = partial(Gemma3TextConfig, sliding_window=8, layer_types=layers[:blocks], head_dim=12)
+    else:
+        kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, MIXTURE: Qwen3MoeConfig}[architecture]
     experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 12}
     return kind(
         **(experts if architecture == MIXTURE else {}),

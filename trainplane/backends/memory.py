@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Tokens, padding included, that the trainer computes in one pass at most, unless one example alone is longer.
 CPU_PASS_TOKENS = 512
 GPU_PASS_TOKENS = 16384
+#: As many times more on a CPU where examples stand side by side (docs/adr/0037).
+SIDE_BY_SIDE = 1.5
 #: Numbers of logits that the loss takes at a time, in fp32.
 CPU_LOSS_NUMBERS = 1 << 20
 GPU_LOSS_NUMBERS = 1 << 25
@@ -46,9 +48,10 @@ _ATTENTION = ("attn", "attention")
 class Pass:
     """One forward and backward pass of the largest micro-batch."""
 
-    rows: int
+    rows: float
+    """Where several examples are packed: as many of the longest as come to all that it computes."""
     row_tokens: int
-    """Of the longest row, virtual tokens included."""
+    """Of the longest example, virtual tokens included."""
     more: bool
     """Whether a step has several passes: gradients then lie beside a pass' activations."""
     logits: float
@@ -56,12 +59,14 @@ class Pass:
     on_gpu: bool
 
     @property
-    def tokens(self) -> int:
+    def tokens(self) -> float:
         """All that it computes, padding included."""
         return self.rows * self.row_tokens
 
 
-def one_pass(*, batch: int, longest: int, virtual: int, trained_share: float, on_gpu: bool) -> Pass:
+def one_pass(
+    *, batch: int, longest: int, virtual: int, trained_share: float, on_gpu: bool, packed: bool = False
+) -> Pass:
     """The largest micro-batch that the trainer makes.
 
     Args:
@@ -70,9 +75,12 @@ def one_pass(*, batch: int, longest: int, virtual: int, trained_share: float, on
         virtual: tokens that the method puts before each.
         trained_share: of an example's tokens, the trained ones.
         on_gpu: where it is computed.
+        packed: whether examples stand in rows together, which may leave no room of the limit.
     """
     limit = GPU_PASS_TOKENS if on_gpu else CPU_PASS_TOKENS
-    rows = max(1, min(batch, limit // max(1, longest)))
+    rows: float = max(1, min(batch, limit // max(1, longest)))
+    if packed:
+        rows = max(1.0, min(batch, limit * (1 if on_gpu else SIDE_BY_SIDE) / max(1, longest)))
     share = min(1.0, max(trained_share, 1 / max(1, longest)))
     return Pass(rows, longest + virtual, more=rows < batch, logits=longest * share, on_gpu=on_gpu)
 

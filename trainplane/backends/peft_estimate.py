@@ -178,7 +178,7 @@ class _Data:
         return self.rows * self.epochs * mean
 
     def largest_pass(self, shape: ModelShape, *, on_gpu: bool) -> Any:
-        """The largest micro-batch of one device. With packing a row may be as long as any may be."""
+        """The largest micro-batch of one device."""
         longest = min(max(look["longest"] for look in self._looks), self._limit(shape))
         devices = max(1, int(self._spec["resources"].get("gpus") or 0))
         prefix = self._spec["customization"]["method"] == "prefix_tuning"
@@ -188,6 +188,7 @@ class _Data:
             virtual=0 if prefix else self._virtual(),
             trained_share=max(look["share"] for look in self._looks),
             on_gpu=on_gpu,
+            packed=bool(self._tuning.get("packing")),
         )
 
 

@@ -22,7 +22,8 @@ NEAR_ENOUGH = 1.03
 """Shorter rows are worth that much more padding: what a token costs grows with the row that it attends to."""
 
 Plan = list[list[list[int]]]
-"""Micro-batches of rows of examples; a row without packing is one example."""
+"""Micro-batches of rows of examples. A row without packing is one example; one of examples side by side is all that
+its micro-batch has."""
 
 
 class Lengths(Protocol):
@@ -165,18 +166,22 @@ def micro_batches(lengths: Sequence[int], cost: PassCost) -> list[list[int]]:
     return groups[::-1]
 
 
-def plan(lengths: Sequence[int], cost: PassCost, *, longest_row: int = 0) -> Plan:
+def plan(lengths: Sequence[int], cost: PassCost, *, longest_row: int = 0, side_by_side: bool = False) -> Plan:
     """The micro-batches of one rank's share.
 
     Args:
         lengths: of its examples.
         cost: the device's.
         longest_row: tokens that a row of several packed examples may have; 0: rows are single examples.
+        side_by_side: a micro-batch is one row of whatever examples, as long as they are together.
 
     Returns:
+        Side by side nothing is padding, and the passes are as few and as equal as can be found.
         With packing, the cheapest of the plans whose rows have the longest example's length, twice that, and so on:
         the one with the shortest rows among those that are as good as the best.
     """
+    if side_by_side:
+        return [[row] for row in _equal_rows(lengths, cost.limit)]
     single = [[index] for index in range(len(lengths))]
     plans = [_planned(single, lengths, cost)]
     if longest_row and lengths:
@@ -187,6 +192,19 @@ def plan(lengths: Sequence[int], cost: PassCost, *, longest_row: int = 0) -> Pla
             row = 2 * row if row == bound else min(2 * row, bound)
     costs = [padded_tokens(made, lengths) + cost.overhead * len(made) for made in plans]
     return next(made for made, price in zip(plans, costs, strict=True) if price <= NEAR_ENOUGH * min(costs))
+
+
+def _equal_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """As many rows as first fit takes, each example dealt to the shortest of them, the longest example first."""
+    packed = pack(lengths, row_tokens=limit)
+    rows: list[list[int]] = [[] for _ in packed]
+    tokens = [0] * len(rows)
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        place = tokens.index(min(tokens))
+        rows[place].append(index)
+        tokens[place] += lengths[index]
+    fits = all(count <= limit or len(row) == 1 for row, count in zip(rows, tokens, strict=True))
+    return rows if fits else packed
 
 
 def _planned(rows: list[list[int]], lengths: Sequence[int], cost: PassCost) -> Plan:

@@ -18,7 +18,7 @@ def pack(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
 
     Args:
         lengths: of the examples.
-        row_tokens: what a row holds, at least as much as the longest example.
+        row_tokens: what a row holds; a longer example has a row of its own.
 
     Returns:
         Indices into `lengths`, each once.

@@ -30,6 +30,7 @@ CASES = (
     Case("oft in bf16", {"method": "oft", "precision": "bf16"}, length=64),
     Case("boft", {"method": "boft"}, length=32, batch_size=4),
     Case("boft in bf16", {"method": "boft", "precision": "bf16"}, length=32, batch_size=4),
+    Case("packed", {"method": "lora", "rank": 16}, batch_size=12, tuning={"packing": True}),
 )
 
 

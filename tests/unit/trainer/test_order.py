@@ -15,11 +15,13 @@ from agent.trainer.data.order import (
     Portion,
     effective_batches,
     epoch_order,
+    halved,
     micro_batches,
     padded_tokens,
     plan,
     share,
 )
+from agent.trainer.data.packing import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,3 +188,41 @@ def test_packing_leaves_little_padding(longest_row: int, rows: int, tokens: int)
     lengths = [300, 60, 60, 60, 30, 30, 30, 30]
     made = plan(lengths, PassCost(limit=100_000, overhead=200), longest_row=longest_row)
     assert (sum(map(len, made)), padded_tokens(made, lengths)) == (rows, tokens)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=40),
+    limit=st.integers(1, 2000),
+    overhead=st.integers(0, 100),
+)
+def test_side_by_side_nothing_is_padding_and_passes_are_as_few_as_first_fit_finds(
+    lengths: list[int], limit: int, overhead: int
+):
+    made = plan(lengths, PassCost(limit=limit, overhead=overhead), side_by_side=True)
+    assert all(len(rows) == 1 for rows in made)
+    assert sorted(index for (row,) in made for index in row) == list(range(len(lengths)))
+    assert padded_tokens(made, lengths) == sum(lengths)
+    assert all(len(row) == 1 or sum(lengths[index] for index in row) <= limit for (row,) in made)
+    assert len(made) == len(pack(lengths, row_tokens=limit))
+
+
+def test_side_by_side_passes_are_as_equal_as_they_can_be():
+    lengths = [250, 30, 20, 220, 10, 200, 180, 100]
+    made = plan(lengths, PassCost(limit=512, overhead=64), side_by_side=True)
+    assert sorted(sum(lengths[index] for index in row) for (row,) in made) == [500, 510]
+
+
+def test_a_limit_that_equal_passes_would_break_is_kept_by_unequal_ones():
+    # Dealt to the shorter row each, the last 2 would make a row of 7.
+    made = plan([3, 3, 2, 2, 2], PassCost(limit=6, overhead=0), side_by_side=True)
+    assert [row for (row,) in made] == [[0, 1], [2, 3, 4]]
+
+
+def test_half_of_what_did_not_fit_side_by_side_is_tried_until_an_example_is_alone():
+    lengths, cost = [100, 90, 10], PassCost(limit=512, overhead=64)
+    limits = []
+    while (smaller := halved(cost, plan(lengths, cost, side_by_side=True), lengths)) is not None:
+        cost = smaller
+        limits.append(cost.limit)
+    assert limits == [100]
+    assert plan(lengths, cost, side_by_side=True) == [[[0]], [[1, 2]]]

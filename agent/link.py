@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from agent import __version__, convert, ports, processes, rendezvous
-from trainplane.wire import subjects
+from trainplane.wire import closing, subjects
 from trainplane.wire.settling import settled
 from trainplane.wire.v1 import claim_pb2, commit_pb2, log_pb2, probe_pb2, report_pb2, sync_pb2
 
@@ -104,7 +104,7 @@ class Link:
     async def close(self) -> None:
         """Close the connection; requests in flight get no answer."""
         if self._nats is not None:
-            await self._nats.close()
+            await closing.close(self._nats)
 
     async def sync(self, state: ports.NodeState) -> ports.SyncAnswer:
         """See ports.ControlPlane."""

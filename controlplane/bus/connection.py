@@ -16,7 +16,7 @@ import structlog
 from nats.aio.client import Client, RawCredentials
 
 from controlplane.engine.ports import BusUnavailable
-from trainplane.wire import subjects
+from trainplane.wire import closing, subjects
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -123,7 +123,7 @@ async def connected(address: NatsAddress) -> AsyncIterator[Connection]:
         _log.info("nats_connected", server=client.connected_url.netloc if client.connected_url else "")
         yield connection
     finally:
-        await client.close()
+        await closing.close(client)
 
 
 async def _connect(client: Client, connection: Connection, address: NatsAddress) -> None:

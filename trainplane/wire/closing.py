@@ -13,10 +13,11 @@ _TURN_SECONDS = 0.02
 
 
 async def close(client: Client) -> None:
-    """Close a client; when this returns, no task of it tries to reconnect. Repeatable, but not from the client's callbacks.
+    """Close a client; when this returns, no task of it tries to reconnect. Repeatable; not for the client's callbacks.
 
-    nats-py (2.16) cancels that task once. Where a connection is refused in the same turn of the event loop, `asyncio.wait_for`
-    of Python 3.11 raises the refusal in place of the cancellation, and the task goes on for ever: so would its process.
+    nats-py (2.16) cancels that task once. Where a connection is refused in the same turn of the event loop,
+    `asyncio.wait_for` of Python 3.11 raises the refusal in place of the cancellation, and the task goes on for ever: so
+    would its process.
     """
     await client.close()
     task = client._reconnection_task  # noqa: SLF001 - it has no other way to be waited for

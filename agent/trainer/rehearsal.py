@@ -16,6 +16,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from agent.trainer import experts
+from agent.trainer.beginnings import require_beginning
 from agent.trainer.failures import ConfigInvalid
 from agent.trainer.layers import target_modules
 from agent.trainer.methods import Situation
@@ -62,7 +63,9 @@ def rehearse(assignment: Assignment, files: ModelFiles, reports: Reports) -> Non
         bare = shapes(files, weights_dtype(customization)) if experts.expert_parameters(base) else None
     situation = Situation(base, targets, MANY_STEPS, str(files.directory))
     model = _adapt(customization, situation, assignment.model.name)
-    _judge_ranks(customization, model, reports)
+    if model is not None:
+        require_beginning(customization, model)
+        _judge_ranks(customization, model, reports)
     if bare is not None:
         modules, parameters = _adapted(model)
         experts.require_treatable(customization, bare, parameters)
@@ -77,7 +80,7 @@ def _judge_ranks(customization: Customization, model: Any, reports: Reports) -> 
         ConfigInvalid: it would begin as so many parts of the base weights, which have not so many: PEFT makes another
             adapter of it than it says, that is found out when it is to be published.
     """
-    modules: list[tuple[str, Any]] = list(model.named_modules()) if model is not None else []
+    modules: list[tuple[str, Any]] = list(model.named_modules())
     layers = [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
     widths = [(_width(module), max(module.r.values()), name) for name, module in layers]
     wide = [(width, rank, name) for width, rank, name in widths if rank > width]

@@ -91,3 +91,24 @@ def test_no_beginning_is_computed(models: dict[str, Path], tmp_path: Path, begin
         customization={"peft": {"config": {"init_lora_weights": beginning}}}, tuning_parameters={"max_steps": 1}
     )
     assert attempt.run() == 0, attempt.reports[-1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "beginning", "target", "words"),
+    [
+        ("llama", "pissa", "embed_tokens", "model.embed_tokens, which is an embedding"),
+        ("gpt2", "olora", "wte", "transformer.wte, which is an embedding"),
+        ("gpt2", "olora", "c_attn", "transformer.h.0.attn.c_attn, which lies transposed"),
+        ("llama", "eva", "lm_head", "lm_head, which is the head"),
+    ],
+)
+def test_a_layer_that_cannot_begin_so_is_refused(
+    models: dict[str, Path], tmp_path: Path, architecture: str, beginning: str, target: str, words: str
+):
+    attempt = Attempt(tmp_path, models[architecture])
+    config = {"init_lora_weights": beginning}
+    attempt.assign(customization={"rank": 2, "target_modules": [target], "peft": {"config": config}})
+    reason, message = failed_with(attempt)
+    assert reason == "CONFIG_INVALID"
+    assert message.startswith(f"customization.peft.config.init_lora_weights: `{beginning}` does not go with {words}")
+    assert not attempt.said("progress")

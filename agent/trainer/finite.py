@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agent.trainer.failures import LossNotFinite, ModelFormatUnsupported
+from agent.trainer.failures import ConfigInvalid, LossNotFinite, ModelFormatUnsupported
 
 if TYPE_CHECKING:
     from agent.trainer.model import AdaptedModel
@@ -18,6 +18,7 @@ def require_finite_weights(adapted: AdaptedModel) -> None:
 
     Raises:
         ModelFormatUnsupported: a weight is NaN or infinite.
+        ConfigInvalid: DoRA is to divide by the length of weights that are all 0, as a padding token's often are.
     """
     local = (lambda tensor: tensor) if adapted.sharding is None else adapted.sharding.local
     names = [
@@ -31,6 +32,14 @@ def require_finite_weights(adapted: AdaptedModel) -> None:
             f"base_model.model_name: {len(names)} of its weights hold NaN or infinity, the first {first}; "
             "fetch the model anew, ask for another customization.precision, or name another model"
         )
+    for name, parameter in adapted.base.named_parameters():
+        layer, is_length, _ = name.partition(".lora_magnitude_vector")
+        without = int((local(parameter.detach()) == 0).sum()) if is_length else 0
+        if without:
+            raise ConfigInvalid(
+                f"customization.target_modules: the weights of {without} outputs of {layer} are all 0, as a padding "
+                "token's may be, and DoRA divides by their length; leave it out, or use method lora"
+            )
 
 
 def checked(adapted: AdaptedModel, loss: float) -> float:

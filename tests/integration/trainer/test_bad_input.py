@@ -19,6 +19,7 @@ import pytest
 
 from tests.integration.trainer.attempts import QUESTIONS, Attempt, failed_with
 from tests.integration.trainer.process import ROOT
+from tests.support.tiny_models import write_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +148,18 @@ def test_a_rank_that_no_layer_is_as_wide_as_is_told(attempt: Attempt):
     assert told.startswith(
         "customization.rank: 40 is more than 24, the width of model.layers.0.self_attn.v_proj (2 of 4 "
     )
+
+
+@pytest.mark.parametrize("tuning", [{"eval_fraction": 0.2}, {}], ids=["evaluated", "trained"])
+def test_dora_of_weights_without_a_length_blames_neither_rows_nor_rate(tmp_path: Path, tuning: dict[str, Any]):
+    """The head is the embeddings, and the padding token's are 0."""
+    attempt = Attempt(tmp_path, write_tiny_model(tmp_path / "tied", tied=True))
+    attempt.assign(
+        customization={"method": "dora", "target_modules": ["lm_head"]}, tuning_parameters={"max_steps": 1, **tuning}
+    )
+    reason, message = failed_with(attempt)
+    assert reason == "CONFIG_INVALID"
+    assert message.startswith("customization.target_modules: the weights of 1 outputs of lm_head are all 0")
 
 
 @pytest.mark.parametrize("beginning", ["pissa", "olora"])

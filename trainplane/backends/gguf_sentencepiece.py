@@ -1,13 +1,15 @@
 """Tokenizers as SentencePiece trains them for Llama and Mistral (BPE whose last resort are bytes), in GGUF's terms.
 
 `tokenizer.json` has merges, in their order; llama.cpp has a score for each token, and joins whatever two neighbours
-make the token of the highest one. Scores are made of the merges here, which gives SentencePiece's own where it trained
-the tokenizer. Whether they say the same as the merges can be told, and a tokenizer of which they do not is refused.
+make the token of the highest one. Scores are made of the merges here, in the order of SentencePiece's own where it
+trained the tokenizer. Whether they say the same as the merges can be told, and a tokenizer of which they do not is
+refused. Runs of one character, Llama's spaces, have one score among them there, which shows as merges that are mixed.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 BYTES = tuple(f"<0x{number:02X}>" for number in range(256))
 UNUSED_SCORE = -10000.0
 ADDED_SCORE = -1000.0
+_LONGEST_RUN = 64
 
 _LEGACY = (
     {"type": "Prepend", "prepend": SPACE},
@@ -70,12 +73,13 @@ def scores(tokenizer: Mapping[str, Any]) -> dict[str, float]:
     """
     vocabulary: Mapping[str, int] = tokenizer["model"]["vocab"]
     added = {each["content"] for each in tokenizer.get("added_tokens") or ()}
-    ranked = dict.fromkeys(left + right for left, right in _merges(tokenizer))
+    ranked = {token: group[0] for group in _groups(_merges(tokenizer)) for token in group}
     plain = [token for token in vocabulary if token not in added and not BYTE.fullmatch(token)]
     # Single characters come last, as SentencePiece numbers them: nothing is merged into one, so it changes nothing.
     rest = sorted((token for token in plain if token not in ranked), key=vocabulary.__getitem__)
+    numbers = {token: number for number, token in enumerate([*ranked, *rest])}
     found = dict.fromkeys(vocabulary, 0.0)
-    found |= {token: -float(number) for number, token in enumerate([*ranked, *rest]) if token in found}
+    found |= {token: -float(numbers[ranked.get(token, token)]) for token in numbers if token in found}
     return found
 
 
@@ -106,14 +110,11 @@ def _differs(tokenizer: Mapping[str, Any]) -> str:
     # Whole before anything is merged, so no part of a merge.
     added = {each["content"] for each in tokenizer.get("added_tokens") or ()}
     merges = [each for each in _merges(tokenizer) if not added.intersection((*each, "".join(each)))]
-    done: set[str] = set()
-    before = ""
-    for left, right in merges:
-        made = left + right
-        if made != before and made in done:
-            return f"{made!r} is made at two places of their order"
-        done.add(made)
-        before = made
+    groups = _groups(merges)
+    numbers = {token: number for number, group in enumerate(groups) for token in group}
+    for group in groups:
+        if len(group) > 1 and not (all(len(set(token)) == 1 for token in group) and _alike(group, merges, numbers)):
+            return f"those that make {group[0]!r} and {group[1]!r} are mixed"
     known = set(merges)
     for token in vocabulary:
         if token in added or BYTE.fullmatch(token):
@@ -122,6 +123,46 @@ def _differs(tokenizer: Mapping[str, Any]) -> str:
             if (left, right) not in known and not added.intersection((left, right)):
                 return f"{left!r} and {right!r} are never joined to {token!r}"
     return ""
+
+
+def _groups(merges: Sequence[_Merge]) -> list[list[str]]:
+    """What is made, in its order; together what is made in turns."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for number, (left, right) in enumerate(merges):
+        first.setdefault(left + right, number)
+        last[left + right] = number
+    groups: list[list[str]] = []
+    end = -1
+    for token, start in first.items():
+        if start > end:
+            groups.append([])
+        groups[-1].append(token)
+        end = max(end, last[token])
+    return groups
+
+
+def _alike(group: Sequence[str], merges: Sequence[_Merge], numbers: Mapping[str, int]) -> bool:
+    """Whether runs of one character become the same tokens by the order of the merges and by that of the groups."""
+    for character in {token[0] for token in group}:
+        ranks = {pair: number for number, pair in enumerate(merges) if set("".join(pair)) == {character}}
+        scored = {pair: numbers["".join(pair)] for pair in ranks}
+        longest = max(len(token) for token in group if token[0] == character)
+        for length in range(2, min(2 * longest + 2, _LONGEST_RUN) + 1):
+            if _merged(character * length, ranks) != _merged(character * length, scored):
+                return False
+    return True
+
+
+def _merged(text: str, ranks: Mapping[_Merge, int]) -> list[str]:
+    """The tokens of a text: again and again the pair of the lowest rank, of several the leftmost, is joined."""
+    tokens = list(text)
+    while True:
+        pairs = [(ranks[pair], place) for place, pair in enumerate(pairwise(tokens)) if pair in ranks]
+        if not pairs:
+            return tokens
+        _, place = min(pairs)
+        tokens[place : place + 2] = [tokens[place] + tokens[place + 1]]
 
 
 def _splits(token: str, vocabulary: Mapping[str, int]) -> Iterator[_Merge]:

@@ -44,6 +44,30 @@ def test_scores_are_those_that_sentencepiece_gave(merges: Any):
     assert {found[token] for token in ("<unk>", "<s>", *BYTES)} == {0.0}
 
 
+def spaces(pairs: list[tuple[int, int]]) -> dict[str, Any]:
+    """With runs of spaces, whose merges come last: of so many and so many."""
+    made = tokenizer()
+    for left, right in pairs:
+        made["model"]["vocab"].setdefault(SPACE * (left + right), 1000 + left + right)
+    made["model"]["merges"] = [*MERGES, *([SPACE * left, SPACE * right] for left, right in pairs)]
+    return made
+
+
+def test_runs_of_spaces_that_are_merged_in_turns_have_one_score():
+    """As transformers writes the merges of pieces with one score: the longest first, by the left part."""
+    pairs = [(left, length - left) for length in range(2, 9) for left in range(1, length)]
+    made = spaces(sorted(pairs, reverse=True))
+    assert problem(made) == ""
+    found = scores(made)
+    assert {found[SPACE * length] for length in range(3, 9)} == {-3.0}
+    assert found["a"] < found[SPACE] < found[SPACE * 2] < -3.0
+
+
+def test_runs_of_spaces_whose_order_scores_do_not_say_are_refused():
+    # Four spaces are two and two by these merges, and by one score three and one.
+    assert "are mixed" in problem(spaces([(1, 2), (1, 1), (2, 1)]))
+
+
 def metaspace(scheme: str, **changes: Any) -> dict[str, Any]:
     step = {"type": "Metaspace", "replacement": SPACE, "split": False, "prepend_scheme": scheme}
     return {"normalizer": None, "pre_tokenizer": {**step, **changes}}
@@ -67,7 +91,7 @@ def test_a_space_is_put_before_a_text_where_the_tokenizer_does(changes: dict[str
         (metaspace("first", split=True), "changes text"),
         ({"model": {"ignore_merges": True}}, "ignore_merges"),
         ({"model": {"merges": MERGES[:2]}}, f"'{SPACE}a' and 'bc' are never joined"),
-        ({"model": {"merges": [*MERGES[:2], ["b", "c"], MERGES[2], ["b", "c"]]}}, "'bc' is made at two places"),
+        ({"model": {"merges": [*MERGES[:2], MERGES[2], ["b", "c"]]}}, f"make 'bc' and '{SPACE}abc' are mixed"),
     ],
 )
 def test_what_scores_cannot_say_is_refused_in_words(changes: dict[str, Any], said: str):

@@ -147,8 +147,9 @@ def _alike(group: Sequence[str], merges: Sequence[_Merge], numbers: Mapping[str,
     for character in {token[0] for token in group}:
         ranks = {pair: number for number, pair in enumerate(merges) if set("".join(pair)) == {character}}
         scored = {pair: numbers["".join(pair)] for pair in ranks}
-        longest = max(len(token) for token in group if token[0] == character)
-        for length in range(2, min(2 * longest + 2, _LONGEST_RUN) + 1):
+        # Of more than the longest token even SentencePiece and Llama's own merges make different ones (ADR 0040).
+        longest = max(len(left + right) for left, right in ranks)
+        for length in range(2, min(longest, _LONGEST_RUN) + 1):
             if _merged(character * length, ranks) != _merged(character * length, scored):
                 return False
     return True

@@ -65,7 +65,14 @@ def test_runs_of_spaces_that_are_merged_in_turns_have_one_score():
 
 def test_runs_of_spaces_whose_order_scores_do_not_say_are_refused():
     # Four spaces are two and two by these merges, and by one score three and one.
-    assert "are mixed" in problem(spaces([(1, 2), (1, 1), (2, 1)]))
+    assert "are mixed" in problem(spaces([(1, 2), (1, 1), (2, 1), (3, 2), (2, 3)]))
+
+
+def test_runs_of_spaces_in_the_order_of_llamas_own_file_are_taken():
+    """By the number of the left part, then of the right one, as transformers wrote them in 2023; one space is last."""
+    numbers = [2, 4, 8, 5, 16, 6, 12, 13, 10, 14, 3, 9, 7, 11, 15, 1]
+    pairs = [(left, right) for left in numbers for right in numbers if left + right <= 16]
+    assert problem(spaces(pairs)) == ""
 
 
 def metaspace(scheme: str, **changes: Any) -> dict[str, Any]:

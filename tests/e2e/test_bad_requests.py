@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+from typing import Any
 
 import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from hypothesis import given, settings
 
 from tests.support import bad_requests
+from tests.support.spec_strategies import bodies
 from tests.support.stack import Stack, stubs
 from trainplane.errors import InvalidRequest
 from trainplane.sdk.spec_message import to_message
 from trainplane.v1 import job_service_pb2 as service
+from trainplane.v1.job_service_pb2_grpc import JobServiceStub
 
 CASES = (*bad_requests.BAD_BODIES, *bad_requests.BAD_SPECS)
 HTTP = {"INVALID_ARGUMENT": 400}
+_SAME_ANSWERS = {
+    (200, "OK"),
+    (400, "INVALID_ARGUMENT"),
+    (400, "FAILED_PRECONDITION"),  # another job publishes there
+    (409, "ALREADY_EXISTS"),
+}
+#: The same examples in every run, unless one hunts for more.
+_HUNT = int(os.environ.get("TRAINPLANE_EXAMPLES", "0"))
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +102,37 @@ async def test_over_http_it_is_refused_in_the_same_words(stack, case):
     shown = json.dumps(error)
     assert not [canary for canary in ("Traceback", *bad_requests.CANARIES) if canary in shown]
     assert await count(stack.address) == before
+
+
+def test_whatever_is_sent_both_doors_say_the_same_and_neither_breaks(stack):
+    accepted: list[bool] = []
+
+    @settings(max_examples=_HUNT or 80, deadline=None, derandomize=not _HUNT, database=None)
+    @given(bodies())
+    def send(body: bytes) -> None:
+        key = f"fuzzed-{len(accepted)}"
+        status, answer = stack.http("POST", "/train", body, idempotency_key=key)
+        code, said = _by_grpc(jobs, body, key)
+        shown = json.dumps(answer) + str(said)
+        assert not [canary for canary in ("Traceback", *bad_requests.CANARIES) if canary in shown]
+        accepted.append(status == 200)
+        assert (status, code) in _SAME_ANSWERS, (answer, said)
+        if status == 200:
+            assert answer["uid"] == said.uid
+        else:
+            assert (answer["code"], answer["message"]) == (said.code, said.message)
+
+    with grpc.insecure_channel(stack.address) as channel:
+        jobs = JobServiceStub(channel)
+        send()
+    assert 0 < sum(accepted) < len(accepted)
+
+
+def _by_grpc(jobs: JobServiceStub, body: bytes, key: str) -> tuple[str, Any]:
+    """The code, and the status or what was answered."""
+    try:
+        return "OK", jobs.SubmitTraining(
+            HttpBody(content_type="application/json", data=body), metadata=[("idempotency-key", key)]
+        )
+    except grpc.RpcError as refused:
+        return refused.code().name, rpc_status.from_call(refused)

@@ -52,7 +52,10 @@ def submit(
 def _show(job: Job, *, output: Format, watched: bool) -> None:
     if output is Format.TEXT:
         out.print_warnings(job)
-        out.say(f"{job.job_id} accepted (uid {job.uid})")
+        if job.end_time.seconds:
+            out.say(f"{job.job_id} has ended before (uid {job.uid}); --new-id makes another job of the request")
+        else:
+            out.say(f"{job.job_id} accepted (uid {job.uid})")
     elif watched:
         out.print_json_line(job)
     else:

@@ -92,6 +92,14 @@ async def test_submit_says_the_job_and_how_to_watch_it(service, cli, request_fil
     assert sent["datasets"][0]["source"] == f"{request_file.parent.resolve().as_uri()}/d.jsonl"
 
 
+async def test_submit_does_not_call_a_job_accepted_that_has_ended(service, cli, request_file):
+    service.add("j", Job.CANCELLED).end_time.GetCurrentTime()
+    result = await cli("submit", "request.json")
+    assert "accepted" not in result.out
+    assert "j has ended before" in result.out
+    assert "--new-id" in result.out
+
+
 async def test_submit_prints_why_a_job_waits_and_what_helps(service, cli, request_file):
     service.add("j", pending_reason="needs 4 x A100; no node has A100", queue_position=2)
     result = await cli("submit", "request.json")

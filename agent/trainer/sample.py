@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from agent.trainer.data.dataset import read_dataset
 from agent.trainer.data.formats import format_of
 from agent.trainer.data.rows import Completion, Conversation, Instruction, Text
 from agent.trainer.failures import TrainingFailure
+from trainplane.backends import truncation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +65,21 @@ def _look(spec: Mapping[str, Any], asked: Mapping[str, Any], count: Callable[[Se
         rows = [row.content for row in islice(found, _MOST_ROWS)]
     except TrainingFailure as failure:
         return {"outcome": "FAILED", "reason": failure.reason, "message": str(failure)}
-    facts = _facts(rows, len(found), read=path.stat().st_size, size=size, count=count)
+    counted = _Counted.of(rows, count)
+    share = 1.0
+    tuning = spec.get("tuning_parameters") or {}
+    if tuning.get("truncation") == truncation.DROP:
+        limit = int(tuning["max_sequence_length"])
+        kept = counted.within(limit)
+        if not kept.lengths:
+            words = (
+                f"datasets[{index}].source: all of the first {len(rows)} rows are longer than {limit} tokens, and "
+                "tuning_parameters.truncation: drop would leave them out; raise max_sequence_length"
+            )
+            return {"outcome": "FAILED", "reason": "DATASET_INVALID", "message": words}
+        share, counted = len(kept.lengths) / len(rows), kept
+    whole_rows = len(found) if whole else len(found) * size / max(1, path.stat().st_size)
+    facts = {"bytes": size, "rows": max(1, round(whole_rows * share)), **counted.facts()}
     return {"outcome": "PASSED", "reason": "", "message": "", "facts": facts}
 
 
@@ -74,20 +90,32 @@ def _cut(path: Path, form: str) -> None:
     path.write_bytes(content[: end + 1] if end >= 0 else content)
 
 
-def _facts(
-    chosen: Sequence[Content], rows: int, *, read: int, size: int, count: Callable[[Sequence[str]], list[int]]
-) -> dict[str, float]:
-    prompts, answers = zip(*map(_parts, chosen), strict=True)
-    untrained, trained = count(prompts), count(answers)
-    turns = [_AROUND_A_TURN * len(row.messages) if isinstance(row, Conversation) else 1 for row in chosen]
-    lengths = [sum(parts) for parts in zip(untrained, trained, turns, strict=True)]
-    return {
-        "bytes": size,
-        "rows": rows if read >= size else round(rows * size / max(1, read)),
-        "tokens": sum(lengths) / len(lengths),
-        "longest": max(lengths),
-        "share": min(1.0, (sum(trained) + len(chosen)) / sum(lengths)),
-    }
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Tokens of some rows, and how many of each are trained on."""
+
+    lengths: list[int]
+    trained: list[int]
+
+    @classmethod
+    def of(cls, rows: Sequence[Content], count: Callable[[Sequence[str]], list[int]]) -> _Counted:
+        prompts, answers = zip(*map(_parts, rows), strict=True)
+        untrained, trained = count(prompts), count(answers)
+        turns = [_AROUND_A_TURN * len(row.messages) if isinstance(row, Conversation) else 1 for row in rows]
+        return cls([sum(parts) for parts in zip(untrained, trained, turns, strict=True)], trained)
+
+    def within(self, limit: int) -> _Counted:
+        """Those of no more tokens than that."""
+        kept = [number for number, length in enumerate(self.lengths) if length <= limit]
+        return _Counted([self.lengths[number] for number in kept], [self.trained[number] for number in kept])
+
+    def facts(self) -> dict[str, float]:
+        total = sum(self.lengths)
+        return {
+            "tokens": total / len(self.lengths),
+            "longest": max(self.lengths),
+            "share": min(1.0, (sum(self.trained) + len(self.trained)) / total),
+        }
 
 
 def _parts(content: Content) -> tuple[str, str]:

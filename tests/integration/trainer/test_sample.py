@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 ROW = b'{"prompt": "What is one and one?", "completion": " Two."}\n'
 
 
-def sampled(path: Path, *, size_bytes: int, tokenizer: str = "", **dataset: Any) -> dict[str, Any]:
-    source = {"source": "s3://bucket/rows", **dataset}
+def sampled(path: Path, *, size_bytes: int, tokenizer: str = "", **tuning: Any) -> dict[str, Any]:
     asked = {
-        "spec": {"datasets": [source]},
+        "spec": {"datasets": [{"source": "s3://bucket/rows"}], "tuning_parameters": tuning},
         "tokenizer": tokenizer,
         "datasets": [{"index": 0, "path": str(path), "size_bytes": size_bytes}],
     }
@@ -48,6 +47,20 @@ def test_tokens_are_the_model_s_own_where_its_tokenizer_can_be_read(tmp_path: Pa
     (tmp_path / "broken.json").write_text("{}")
     without = sampled(path, size_bytes=len(ROW) * 3, tokenizer=str(tmp_path / "broken.json"))["facts"]
     assert without["tokens"] == round(20 / 4) + round(5 / 4) + 1
+
+
+def test_rows_that_are_left_out_for_their_length_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "0-rows.jsonl"
+    long = b'{"prompt": "' + b"What is one and one? " * 50 + b'", "completion": " Two."}\n'
+    path.write_bytes((ROW + long) * 10)
+    size = 100 * path.stat().st_size
+    cut = sampled(path, size_bytes=size, truncation="right", max_sequence_length=64)["facts"]
+    dropped = sampled(path, size_bytes=size, truncation="drop", max_sequence_length=64)["facts"]
+    assert (cut["rows"], dropped["rows"]) == (2000, 1000)
+    assert cut["longest"] > 64 >= dropped["longest"] == dropped["tokens"]
+    none = sampled(path, size_bytes=size, truncation="drop", max_sequence_length=4)
+    assert (none["outcome"], none["reason"]) == ("FAILED", "DATASET_INVALID")
+    assert "raise max_sequence_length" in none["message"]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_what_it_does_is_accepted():
         ("datasets", [{"source": "file:///r.jsonl", "weight": 2.0}], "datasets[0].weight"),
         ("datasets", [{"source": "file:///r.jsonl", "columns": {"messages": "m"}}], "datasets[0].columns.messages"),
         ("tuning_parameters", {"packing": True}, "tuning_parameters.packing"),
+        ("tuning_parameters", {"truncation": "drop"}, "tuning_parameters.truncation"),
         ("tuning_parameters", {"eval_fraction": 0.1}, "tuning_parameters.eval_fraction"),
         ("tuning_parameters", {"neftune_noise_alpha": 5}, "tuning_parameters.neftune_noise_alpha"),
         ("tuning_parameters", {"a_field_of_next_year": 1}, "tuning_parameters.a_field_of_next_year"),

@@ -162,7 +162,9 @@ class LocalRunner:
 
     async def show_stacks(self, key: AttemptKey, process: Process | None) -> None:
         """See Runner."""
-        for member in await self._members(key, process, frozenset()):
+        members = await self._members(key, process, frozenset())
+        # What was stopped comes last: it goes on then, and so does who waits for it and was to say where.
+        for member in sorted(members, key=lambda member: (_is_stopped(member), member.pid)):
             if processes.catches(member.pid, signal.SIGUSR1):
                 processes.send_signal(member, signal.SIGUSR1)
                 # One that was stopped writes when it goes on.
@@ -222,6 +224,11 @@ def _asked(members: frozenset[Process], leader: Process | None) -> list[Process]
     if leader is None or leader not in members:
         return sorted(members, key=lambda member: member.pid)
     return [member for member in members if (found := processes.stat(member.pid)) and found.parent == leader.pid]
+
+
+def _is_stopped(member: Process) -> bool:
+    found = processes.stat(member.pid)
+    return found is not None and found.state == "T"
 
 
 async def _handled(member: Process, number: signal.Signals) -> None:

@@ -280,3 +280,34 @@ async def test_stacks_of_processes_that_share_a_log_are_not_mixed(runner: Runner
     frames = [re.fullmatch(r'  File "[^"]+", line \d+ in far_down', line) is not None for line in lines]
     assert [sum(frames), sum("(most recent call first):" in line for line in lines)] == [500, 5]
     await runner.stop(launch.key, process, AT_ONCE)
+
+
+#: Four that wait for a fifth, which was stopped.
+HELD_UP = """
+import faulthandler, os, signal, time
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+reading, writing = os.pipe()
+def waits():
+    open(f"held-up-{os.getpid()}", "w").close()
+    os.read(reading, 1)
+for _ in range(4):
+    if not os.fork():
+        os.close(writing)
+        waits()
+        time.sleep(600)
+open(f"held-up-{os.getpid()}", "w").close()
+os.kill(os.getpid(), signal.SIGSTOP)
+os.close(writing)
+time.sleep(600)
+"""
+
+
+async def test_who_waits_for_a_stopped_process_says_where_before_that_goes_on(runner: Runner, launch: Launch) -> None:
+    process = runner.start(running(launch, HELD_UP))
+    await eventually(lambda: len(list(launch.directory.glob("held-up-*"))) == 5)
+    held_up = [int(path.name.rpartition("-")[2]) for path in launch.directory.glob("held-up-*")]
+    await eventually(lambda: [stat.state for pid in held_up if (stat := processes.stat(pid))].count("T") == 1)
+    await runner.show_stacks(launch.key, process)
+    log = (launch.directory / "logs" / "rank-0.log").read_text()
+    assert [log.count(" in waits"), log.count("(most recent call first):")] == [4, 5]
+    await runner.stop(launch.key, process, AT_ONCE)

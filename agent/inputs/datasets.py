@@ -16,10 +16,10 @@ from agent.inputs.failures import (
     BUCKET_NOT_FOUND,
     CONFIG_INVALID,
     DATASET_NOT_FOUND,
-    DISK_FULL,
     STORAGE_DENIED,
     STORAGE_UNAVAILABLE,
     InputError,
+    disk_full,
     is_disk_full,
 )
 from agent.inputs.https import Download
@@ -139,9 +139,7 @@ def blamed(error: OSError | UnsupportedURIError, access: Access, *, missing: str
     if access.field not in words and access.role_field not in words:
         words = f"{access.field}: {words}"
     if is_disk_full(error):
-        return InputError(
-            DISK_FULL, f"{access.field}: the node's disk is full: free some, or give the agent a larger data_dir"
-        )
+        return disk_full(f"{access.field}: the node's disk")
     if isinstance(error, BucketNotFoundError):
         return InputError(BUCKET_NOT_FOUND, words)
     if isinstance(error, FileNotFoundError):

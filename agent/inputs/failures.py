@@ -47,3 +47,12 @@ def is_disk_full(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def disk_full(what: str) -> InputError:
+    """The node's disk has no room for an input.
+
+    Args:
+        what: the spec's field, and what of it there is no room for.
+    """
+    return InputError(DISK_FULL, f"{what} is full: free some, or give the agent a larger data_dir")

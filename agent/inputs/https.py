@@ -19,11 +19,11 @@ from urllib.parse import urljoin, urlsplit
 
 from agent.inputs.failures import (
     CONFIG_INVALID,
-    DISK_FULL,
     MODEL_NOT_FOUND,
     STORAGE_DENIED,
     STORAGE_UNAVAILABLE,
     InputError,
+    disk_full,
     is_disk_full,
 )
 from trainplane.addresses import OutboundRules, literal_address
@@ -67,6 +67,14 @@ class Download:
         tag: the ETag of the content that is wanted; empty: any.
     """
 
+    url: str
+    field: str
+    limit_bytes: int
+    rules: OutboundRules
+    ca_bundle: str | None = None
+    missing: str = MODEL_NOT_FOUND
+    tag: str = ""
+
     def look(self) -> tuple[str, int]:
         """The content's ETag, empty where there is none that tells every content from another, and its size.
 
@@ -79,14 +87,6 @@ class Download:
                 return "" if tag.startswith("W/") else tag, self._length(answer)
         except (http.client.HTTPException, OSError) as error:
             raise self._unavailable(getattr(error, "strerror", None) or type(error).__name__) from error
-
-    url: str
-    field: str
-    limit_bytes: int
-    rules: OutboundRules
-    ca_bundle: str | None = None
-    missing: str = MODEL_NOT_FOUND
-    tag: str = ""
 
     def into(self, target: Path, *, expects: Callable[[int], None]) -> None:
         """Bring it into a file, going on where a former download of the same content was cut off.
@@ -102,9 +102,7 @@ class Download:
             self._bring(target, expects)
         except (http.client.HTTPException, OSError) as error:
             if is_disk_full(error):
-                raise InputError(
-                    DISK_FULL, f"{self.field}: the node's disk is full: free some, or give the agent a larger data_dir"
-                ) from error
+                raise disk_full(f"{self.field}: the node's disk") from error
             raise self._unavailable(getattr(error, "strerror", None) or type(error).__name__) from error
 
     def beginning(self, size_bytes: int) -> Beginning:

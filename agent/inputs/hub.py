@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from agent.inputs.failures import (
     DATASET_NOT_FOUND,
-    DISK_FULL,
     HUB_UNAUTHORIZED,
     HUB_UNAVAILABLE,
     MODEL_NOT_FOUND,
     InputError,
+    disk_full,
     is_disk_full,
 )
 from agent.inputs.https import trusting
@@ -339,11 +339,7 @@ class Hub:
 
     def _unavailable(self, error: BaseException, said: str = "") -> InputError:
         if is_disk_full(error):
-            return InputError(
-                DISK_FULL,
-                f"{self.subject.name}: the node's disk for what the hub has is full: free some, or give the agent a "
-                "larger data_dir",
-            )
+            return disk_full(f"{self.subject.name}: the node's disk for what the hub has")
         why = said or type(error).__name__
         return InputError(HUB_UNAVAILABLE, f"{self.subject.name}: the hub {self.endpoint} does not serve: {why}")
 

@@ -104,10 +104,9 @@ async def test_a_loss_that_is_not_finite_is_told_when_the_last_good_checkpoint_i
     control_plane: FakeControlPlane, agent: Agent, aws: Aws, tmp_path: Path, model: Path
 ) -> None:
     # Norms make 0 of numbers that are merely large, and the loss stays finite: these overflow at the third step.
-    exploding = {"learning_rate": 1.7e19, "max_grad_norm": 0, "max_steps": 20, "checkpoint_steps": 1}
-    exploding["warmup_ratio"] = 1.0
+    exploding = {"learning_rate": 1.7e19, "max_grad_norm": 0, "warmup_ratio": 1.0, "checkpoint_steps": 1}
     start(agent, aws)
-    job = await control_plane.assign(spec(tmp_path, model, packing=False, **exploding))
+    job = await control_plane.assign(spec(tmp_path, model, packing=False, max_steps=20, **exploding))
     failed = await eventually(lambda: job.last("failed"), deadline_seconds=ENDED_SECONDS)
     assert failed.reason == "LOSS_NOT_FINITE"
     [good] = [int(path.name) for path in (agent.directory(job) / "checkpoints").glob("[0-9]*")]

@@ -310,7 +310,7 @@ async def test_a_server_that_stops_ends_open_watchers_within_its_grace(tmp_path)
                 assert (await watch.read()).sequence == 1
             rest = [asyncio.ensure_future(watch.read()) for watch in watches]
             began = time.monotonic()
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 3
         ended = await asyncio.gather(*rest, return_exceptions=True)
         assert {type(each) for each in ended} == {grpc.aio.AioRpcError}
         assert {each.code() for each in ended} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
